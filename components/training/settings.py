@@ -1,0 +1,46 @@
+"""How a training is run: the numbers and switches that are neither the model's nor the optimizer's."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Settings of one training.
+
+    None of `device`, `compile`, `log_every`, `diagnose_every`, `checkpoint_seconds` changes what is computed in exact arithmetic;
+    `checkpoint_seconds`, `log_every` and `diagnose_every` do not change a single bit.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: examples a batch.
+        device: `auto` takes CUDA, then Apple's MPS, then the CPU.
+        precision: arithmetic of the forward pass; `bfloat16` and `float16` by autocast (float16 with loss scaling), `float64` throughout.
+        accumulate: batches whose gradients are averaged into one optimizer step.
+        clip_norm: gradients are scaled down to this L2 norm over all parameters; 0 leaves them alone.
+        compile: run the model through `torch.compile`.
+        patience: stop after this many epochs without a better monitored validation metric; 0 never stops early.
+        max_steps: stop after this many optimizer steps; 0 means all epochs.
+        log_every: optimizer steps between two points of the training curves.
+        diagnose_every: optimizer steps between two looks at gradients and activations by layer; 0 never looks.
+        checkpoint_seconds: seconds of work that a crash may cost at most (0: a checkpoint after every step).
+        threads: CPU threads torch computes with; 0 leaves torch's choice.
+        deterministic: refuse operations whose result may differ between two runs.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 10
+    batch_size: Annotated[int, Ge(1)] = 64
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    accumulate: Annotated[int, Ge(1)] = 1
+    clip_norm: Annotated[float, Ge(0)] = 0.0
+    compile: bool = False
+    patience: Annotated[int, Ge(0)] = 0
+    max_steps: Annotated[int, Ge(0)] = 0
+    log_every: Annotated[int, Ge(1)] = 50
+    diagnose_every: Annotated[int, Ge(0)] = 200
+    checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
+    threads: Annotated[int, Ge(0)] = 0
+    deterministic: bool = True
