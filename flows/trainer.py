@@ -81,7 +81,7 @@ def _run(request: dict[str, Any], tell: _Voice, stop: threading.Event) -> None:
     from flows.config.compose import compose  # noqa: PLC0415
     from flows.lab.settings import Settings  # noqa: PLC0415
 
-    settings = Settings.from_environment()
+    settings = Settings.load()
     if "resume" in request:
         folder = settings.runs / request["resume"]
         config = experiment.read_config(folder)

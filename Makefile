@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make the environment first.
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.13 python3.11 python3,$(shell command -v $(name) 2>/dev/null && true)))
+STAMP := $(VENV)/.installed
+export LAB_HOME ?= $(CURDIR)/.lab
+
+.PHONY: help install demo test e2e lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with the locked dependencies
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12 …"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version); the first time this downloads several GB"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	@touch $@
+
+demo: $(STAMP)  ## start the lab, train an MLP and a small VGG on real digits, show where to look
+	$(BIN)/python -m flows.demo
+
+test: $(STAMP)  ## everything but the tests with real servers and browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+e2e: $(STAMP)  ## tests with real servers and a real browser
+	$(BIN)/python -m pytest -m e2e --timeout 600
+
+lint: $(STAMP)  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## ratios against named references, from one run
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment (your runs in .lab stay)
+	rm -rf $(VENV)
