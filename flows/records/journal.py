@@ -47,21 +47,21 @@ class Journal:
         RunError: another process (or another object) is writing this journal, or the disk does not take it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, file: str = FILE) -> None:
         self.folder = folder
-        self.path = folder / FILE
+        self.path = folder / file
         folder.mkdir(parents=True, exist_ok=True)
         self._file: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise RunError(f"the run in {folder} is already running: another process writes {FILE}") from None
+            raise RunError(f"the run in {folder} is already running: another process writes {file}") from None
         self._steps: dict[str, array[int]] = {}  # series → its steps, ascending; 8 bytes a point
         self._figures: set[tuple[str, int]] = set()
         self._size = _whole(self.path.read_bytes())
         os.ftruncate(self._file, self._size)
-        for line in read(folder):
+        for line in read(folder, file=file):
             if line["kind"] == "metrics":
                 for name in line["values"]:
                     self._is_new(name, line["step"])
@@ -193,9 +193,9 @@ def lines(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
             yield start, line
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path, *, file: str = FILE) -> list[dict[str, Any]]:
     """Every line of the run folder's journal, in order; an empty list when it has none."""
-    path = folder / FILE
+    path = folder / file
     return [line for _, line in lines(path.read_bytes())] if path.exists() else []
 
 
@@ -207,6 +207,21 @@ def history(folder: Path) -> dict[str, list[tuple[int, float]]]:
             for name, value in {"epoch": line["epoch"], **line["values"]}.items():
                 series.setdefault(name, {}).setdefault(line["step"], value)
     return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def is_open(folder: Path) -> bool:
+    """Whether some process is writing this run folder's journal now."""
+    try:
+        file = os.open(folder / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _whole(data: bytes) -> int:

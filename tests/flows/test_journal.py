@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from components.errors import RunError
-from flows.records.journal import Journal, history, read
+from flows.records.journal import Journal, history, is_open, read
 
 
 def test_a_metrics_call_is_one_line_with_time_step_epoch_and_values(tmp_path: Path) -> None:
@@ -129,9 +129,16 @@ def test_events_keep_their_facts(tmp_path: Path) -> None:
 
 
 def test_only_one_writer_at_a_time(tmp_path: Path) -> None:
+    assert not is_open(tmp_path)
     with Journal(tmp_path), pytest.raises(RunError, match="already running"):
         Journal(tmp_path)
     Journal(tmp_path).close()
+
+
+def test_it_can_be_seen_whether_somebody_writes(tmp_path: Path) -> None:
+    with Journal(tmp_path):
+        assert is_open(tmp_path)
+    assert not is_open(tmp_path)
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

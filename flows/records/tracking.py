@@ -1,0 +1,36 @@
+"""The way to MLflow: a client that is quiet, sends nothing home and gives up soon enough for its caller to decide.
+
+MLflow reads these settings from the environment, most of them while it is imported; what the user has set is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # covers alembic's migrations too
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the courier repeats; MLflow's own 7 hold a thread for minutes
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def tracking_client(uri: str) -> MlflowClient:
+    """A client of the tracking store and the registry at `uri` (http://… or sqlite:///…). Importing MLflow takes about 2 s, once.
+
+    A database's tables are made by the first call, which takes seconds.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
