@@ -1,1 +1,1 @@
-
+"""Typed configuration: compose, validate, build."""
