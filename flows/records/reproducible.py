@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "lecture-lab",
@@ -74,6 +75,11 @@ def machine() -> dict[str, str | int]:
         "processors": processors,
         "threads": torch.get_num_threads() if torch is not None else processors,
     }
+
+
+def environment() -> dict[str, Any]:
+    """All of it, as the facts of a run's `started` event: `code`, `versions`, `machine` and `pid`."""
+    return {"code": code(), "versions": versions(), "machine": machine(), "pid": os.getpid()}
 
 
 def requirements(found: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the courier repeats; MLflow's own 7 hold a thread for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # a logged model's requirements are the lab's, whatever project lies in the working directory
     "GIT_PYTHON_REFRESH": "quiet",
 }
 

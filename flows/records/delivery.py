@@ -1,0 +1,311 @@
+"""Carries one run folder to MLflow: what is there, in order, from where the last delivery ended.
+
+delivery.json in the run folder says how far it got: the MLflow run and the bytes of the journal that have arrived. It is replaced
+whole, after each batch has arrived, so a crash in between delivers that batch again: that changes nothing, because MLflow knows a
+point by (name, time, step, value), all of which the journal keeps, and tags, parameters and files are simply set again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.records import journal, system, translate
+from flows.records.tracking import tracking_client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+FILE = "delivery.json"
+LOCK = "delivery.lock"
+CHUNK = 1 << 20
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass
+class Progress:
+    """What of a run folder has reached MLflow.
+
+    Attributes:
+        experiment: name of the MLflow experiment.
+        artifacts: folder or address below which a new experiment keeps its files; None leaves it to the server.
+        experiment_id, mlflow_run_id: where the run is; None before it was made.
+        offset, system_offset: bytes of journal.jsonl and system.jsonl that have arrived.
+        epoch_step: the last step whose `epoch` point has arrived.
+        status, reason: how the run ended; None while it runs.
+        model_id, model_sha256, version: the logged model, its weights' hash, and its place in the registry (name, version, aliases).
+        refused: what MLflow would never take, in words.
+        settled: everything has arrived and the MLflow run is ended.
+    """
+
+    experiment: str
+    artifacts: str | None = None
+    experiment_id: str | None = None
+    mlflow_run_id: str | None = None
+    offset: int = 0
+    system_offset: int = 0
+    epoch_step: int = -1
+    status: Status | None = None
+    reason: str | None = None
+    model_id: str | None = None
+    model_sha256: str | None = None
+    version: dict[str, Any] | None = None
+    refused: list[str] = field(default_factory=list)
+    settled: bool = False
+
+    @classmethod
+    def load(cls, folder: Path, *, experiment: str, artifacts: str | None = None) -> Progress:
+        """The progress kept in `folder`; a fresh one where there is none or it cannot be read (delivering twice does no harm)."""
+        try:
+            kept = json.loads((folder / FILE).read_text())
+            return cls(**{key: value for key, value in kept.items() if key in {known.name for known in fields(cls)}})
+        except (OSError, ValueError, TypeError):
+            return cls(experiment=experiment, artifacts=artifacts)
+
+    def save(self, folder: Path) -> None:
+        """Replace delivery.json whole."""
+        unfinished = folder / f".{FILE}.{os.getpid()}"
+        unfinished.write_text(json.dumps(asdict(self), indent=1))
+        unfinished.replace(folder / FILE)
+
+    def behind(self, folder: Path) -> int:
+        """Bytes of both journals that have not arrived."""
+        total = sum((folder / file).stat().st_size for file in (journal.FILE, system.FILE) if (folder / file).exists())
+        return max(0, total - self.offset - self.system_offset)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
+    """Whether this is the only courier of `folder` now; the lock is let go at the end, or with the process."""
+    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(file)
+
+
+class Delivery:
+    """One run folder on its way to one tracking store. Any method raises whatever MLflow raises; calling again goes on from there."""
+
+    def __init__(self, folder: Path, progress: Progress, uri: str) -> None:
+        self.folder, self.progress, self.uri = folder, progress, uri
+        self.client: MlflowClient = tracking_client(uri)
+        self._parameters: set[str] = set()
+
+    def open(self) -> bool:
+        """Find the MLflow run by its name in the lab, or make it; a run that had ended and goes on is running again.
+
+        Returns:
+            False when there is nothing to deliver to: somebody deleted the ended run in MLflow. One that goes on leaves the bin.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = None
+        if self.progress.mlflow_run_id is not None:
+            try:
+                run = self.client.get_run(self.progress.mlflow_run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                self.progress = Progress(
+                    experiment=self.progress.experiment,
+                    artifacts=self.progress.artifacts,
+                    status=self.progress.status,
+                    reason=self.progress.reason,
+                )
+        if run is None:
+            run = self._find() or self.client.create_run(
+                self._experiment(),
+                start_time=self._started(),
+                run_name=self.folder.name,
+                tags={"lab.run": self.folder.name, "mlflow.source.name": "lab", "mlflow.source.type": "LOCAL", **_user()},
+            )
+        if run.info.lifecycle_stage == "deleted":
+            if self.progress.status is not None:
+                return False
+            self.client.restore_run(run.info.run_id)
+        if run.info.status != "RUNNING" and self.progress.status is None:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        self._parameters = set(run.data.params)
+        self.progress.experiment_id, self.progress.mlflow_run_id = run.info.experiment_id, run.info.run_id
+        self.progress.save(self.folder)
+        return True
+
+    def carry(self) -> None:
+        """Deliver everything that both journals hold now."""
+        self._carry(journal.FILE, "offset")
+        self._carry(system.FILE, "system_offset")
+
+    def end(self) -> None:
+        """Set the MLflow run's status and end time from `progress.status`; everything else must have arrived."""
+        assert self.progress.status is not None
+        run = self._run
+        if self.progress.reason is not None:
+            self.client.set_tag(run, "lab.reason", translate.clip(self.progress.reason, translate.TAG_LENGTH))
+        self.client.set_terminated(run, status=self.progress.status, end_time=self._ended())
+        self.progress.settled = True
+        self.progress.save(self.folder)
+
+    @property
+    def _run(self) -> str:
+        assert self.progress.mlflow_run_id is not None, "open() comes first"
+        return self.progress.mlflow_run_id
+
+    def _experiment(self) -> str:
+        """The id of the experiment, which is made, or taken out of the bin, where needed."""
+        from mlflow.exceptions import MlflowException
+
+        wanted = self.progress.experiment
+        found = self.client.get_experiment_by_name(wanted)
+        if found is None:
+            location = self.progress.artifacts and f"{self.progress.artifacts.rstrip('/')}/{translate.name(wanted).replace(' ', '_')}"
+            try:
+                return str(self.client.create_experiment(wanted, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment()  # another run was faster
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find(self) -> Any:
+        """The MLflow run made for this folder earlier, whose id did not come back or was lost; None if there is none."""
+        wanted = f"tags.`lab.run` = '{self.folder.name}'"
+        found = self.client.search_runs([self._experiment()], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        return found[0] if found else None
+
+    def _started(self) -> int | None:
+        return next((line["t"] for line in journal.read(self.folder)), None)
+
+    def _ended(self) -> int | None:
+        lines = journal.read(self.folder)
+        return lines[-1]["t"] if lines else None
+
+    def _carry(self, file: str, place: Literal["offset", "system_offset"]) -> None:
+        path = self.folder / file
+        size = CHUNK
+        while path.exists() and path.stat().st_size > getattr(self.progress, place):
+            start = getattr(self.progress, place)
+            with path.open("rb") as stream:
+                stream.seek(start)
+                data = stream.read(size)
+            whole = data.rfind(b"\n") + 1
+            if whole == 0:
+                if len(data) < size:
+                    return  # an unfinished line: nothing more until the rest of it is written
+                size *= 2
+                continue
+            self._deliver(data[:whole], start, place)
+
+    def _deliver(self, data: bytes, start: int, place: Literal["offset", "system_offset"]) -> None:
+        """Whole lines that begin at byte `start`; the progress is saved behind each batch."""
+        waiting: list[translate.Point] = []
+        epoch_step, behind = self.progress.epoch_step, start
+
+        def arrived() -> None:
+            self._points(waiting)
+            waiting.clear()
+            self.progress.epoch_step = epoch_step
+            setattr(self.progress, place, behind)
+            self.progress.save(self.folder)
+
+        for end, line in journal.lines(data):
+            if line["kind"] == "metrics":
+                fresh = translate.points(line)
+                if place == "offset" and line["step"] > epoch_step:
+                    fresh.append(("epoch", float(line["epoch"]), line["t"], line["step"]))
+                if len(waiting) + len(fresh) > translate.POINTS_A_BATCH:
+                    arrived()
+                if place == "offset":
+                    epoch_step = max(epoch_step, line["step"])
+                waiting += fresh
+            else:
+                arrived()
+                self._other(line)
+            behind = start + end
+        behind = start + len(data)
+        arrived()
+
+    def _other(self, line: dict[str, Any]) -> None:
+        """One line that is no metrics; what MLflow would refuse every time is noted, not tried for ever."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if line["kind"] == "figure":
+                self._figure(line)
+            elif line["kind"] == "event":
+                self._event(line)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE" or self.client.get_run(self._run).info.lifecycle_stage == "deleted":
+                raise
+            self.progress.refused.append(f"{line['kind']} {line.get('event') or line.get('name')}: {error.message}")
+
+    def _figure(self, line: dict[str, Any]) -> None:
+        path = self.folder / line["file"]
+        if path.exists():
+            self.client.log_artifact(self._run, str(path), artifact_path=str(Path(line["file"]).parent))
+
+    def _event(self, line: dict[str, Any]) -> None:
+        event, facts = line["event"], line["facts"]
+        match event:
+            case "started":
+                self._parameters_of(facts["config"])
+            case "data":
+                self._dataset(facts)
+            case "result":
+                there = self.client.get_run(self._run).data.metrics  # a run that is resumed at its end says its result again
+                self._points([point for point in translate.final(facts, line["t"]) if there.get(point[0]) != point[1]])
+        self._tags(translate.tags(self.folder.name, event, facts))
+        for file, text in translate.documents(event, facts).items():
+            self.client.log_text(self._run, text, file)
+
+    def _parameters_of(self, config: dict[str, Any]) -> None:
+        """The resolved configuration; parameters can't change, so those that a resumed run began with stay."""
+        from mlflow.entities import Param
+
+        fresh = [pair for pair in translate.parameters(config).items() if pair[0] not in self._parameters]
+        for first in range(0, len(fresh), translate.PAIRS_A_BATCH):
+            self.client.log_batch(self._run, params=[Param(*pair) for pair in fresh[first : first + translate.PAIRS_A_BATCH]])
+        self._parameters |= {key for key, _ in fresh}
+
+    def _dataset(self, facts: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = DatasetInput(Dataset(**translate.dataset(facts)), [InputTag("mlflow.data.context", "training")])
+        self.client.log_inputs(self._run, datasets=[entity])
+
+    def _tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        pairs = list(tags.items())
+        for first in range(0, len(pairs), translate.PAIRS_A_BATCH):
+            self.client.log_batch(self._run, tags=[RunTag(*pair) for pair in pairs[first : first + translate.PAIRS_A_BATCH]])
+
+    def _points(self, points: list[translate.Point]) -> None:
+        from mlflow.entities import Metric
+
+        for first in range(0, len(points), translate.POINTS_A_BATCH):
+            batch = [Metric(key, value, time, step) for key, value, time, step in points[first : first + translate.POINTS_A_BATCH]]
+            self.client.log_batch(self._run, metrics=batch)
+
+
+def _user() -> dict[str, str]:
+    import getpass
+
+    try:
+        return {"mlflow.user": getpass.getuser()}
+    except (OSError, KeyError):  # a container's nameless user
+        return {}

@@ -1,0 +1,207 @@
+"""The registry: for each problem (data and objective) the best model so far, and the best of each architecture.
+
+A run earns a version when its validation metric beats what the alias `champion` (best of all) or `best-MODEL` (best of its
+architecture) points at; a tie keeps the incumbent. Test metrics are never looked at: a champion chosen by them would make them worthless.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from components.errors import RequestError
+from flows.records.tracking import tracking_client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+CHAMPION = "champion"
+
+_ADDRESS = re.compile(r"registry:(?P<name>[^@/:\s]+)(?:@(?P<alias>[^@/:\s]+))?")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model is judged by.
+
+    Attributes:
+        metric: the monitored series, `validation/accuracy`; never a test metric.
+        direction: whether more or less is better.
+        value: its value for these weights.
+    """
+
+    metric: str
+    direction: Literal["max", "min"]
+    value: float
+
+    def __post_init__(self) -> None:
+        if not self.metric.startswith("validation/"):
+            raise ValueError(f"models are chosen by a validation metric, not by {self.metric!r}")
+
+    def beats(self, other: float) -> bool:
+        """Whether this is better than `other`; equal is not better, and what is not a number never is."""
+        if math.isnan(self.value):
+            return False
+        return math.isnan(other) or (self.value > other if self.direction == "max" else self.value < other)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version and the aliases it was given."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+
+
+def register(
+    client: MlflowClient,
+    *,
+    home: Path,
+    name: str,
+    model_id: str,
+    mlflow_run_id: str,
+    score: Score,
+    run: str,
+    experiment: str,
+    model: str,
+) -> Version | None:
+    """Make a version of a logged model where it is the best so far, of all or of its architecture.
+
+    Two runs that end at once on this machine take turns (a lock file); on different machines the later one to write wins the alias.
+
+    Args:
+        client: the registry.
+        home: LAB_HOME, for the lock.
+        name: the registered model, `{data}-{objective}`.
+        model_id, mlflow_run_id: the LoggedModel and the run it came from.
+        score: its validation metric.
+        run, experiment, model: the lab's run, the experiment's and the architecture's name, for the version's tags.
+
+    Returns:
+        The version, or None where the model is the best of nothing.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _turn(home):
+        try:
+            client.create_registered_model(name, description=f"The best models of the problem {name}, chosen by their validation metric.")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        earned = [alias for alias in (CHAMPION, f"best-{model}") if _beaten(client, name, alias, score, model_id)]
+        if not earned:
+            return None
+        version = _version_of(client, name, model_id) or client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=mlflow_run_id,
+            model_id=model_id,
+            tags={
+                "run": run,
+                "experiment": experiment,
+                "model": model,
+                "metric": score.metric,
+                "direction": score.direction,
+                "value": repr(score.value),
+                "model_id": model_id,
+            },
+        )
+        for alias in earned:
+            client.set_registered_model_alias(name, alias, version.version)
+        return Version(name=name, version=str(version.version), aliases=tuple(earned))
+
+
+def resolve(address: str, tracking_uri: str, *, home: Path) -> Path:
+    """The local model folder (model.safetensors, config.json, data.json) of `registry:NAME@ALIAS`; the alias is `champion` if not given.
+
+    A version never changes, so it is fetched once into LAB_HOME/registry/NAME/VERSION.
+
+    Raises:
+        RequestError: the address is malformed, or there is no such model or alias; says which there are.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise RequestError(
+            f"a registered model is written registry:NAME@ALIAS (such as registry:mnist-classification@champion), not {address!r}"
+        )
+    name, alias = match["name"], match["alias"] or CHAMPION
+    client = tracking_client(tracking_uri)
+    version = _aliased(client, name, alias)
+    if version is None:
+        raise RequestError(f"there is no registered model {name}@{alias}; {_offer(client, name)}")
+    target = home / "registry" / name / str(version.version)
+    if not target.exists():
+        _fetch(f"models:/{name}/{version.version}", tracking_uri, target)
+    return target
+
+
+def _fetch(source: str, tracking_uri: str, target: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as temporary:
+        path = Path(download_artifacts(f"{source}/data/model", dst_path=temporary, tracking_uri=tracking_uri, registry_uri=tracking_uri))
+        try:
+            shutil.move(path, target)
+        except (OSError, shutil.Error):
+            if not target.exists():  # otherwise another process fetched the same version meanwhile
+                raise
+
+
+def _beaten(client: MlflowClient, name: str, alias: str, score: Score, model_id: str) -> bool:
+    """Whether the alias goes to this score: nobody has it, or its holder is worse, or it is this very model's already."""
+    holder = _aliased(client, name, alias)
+    if holder is None:
+        return not math.isnan(score.value)
+    if holder.tags.get("model_id") == model_id:
+        return True
+    if holder.tags.get("metric") != score.metric:
+        return False
+    return score.beats(float(holder.tags["value"]))
+
+
+def _aliased(client: MlflowClient, name: str, alias: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _version_of(client: MlflowClient, name: str, model_id: str) -> Any:
+    found = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'", max_results=1)
+    return found[0] if found else None
+
+
+def _offer(client: MlflowClient, name: str) -> str:
+    models = {model.name: sorted(model.aliases) for model in client.search_registered_models()}
+    if not models:
+        return "nothing is registered yet: train something first"
+    if name in models:
+        return f"{name} has {', '.join(models[name]) or 'no alias'}"
+    return f"registered are {', '.join(sorted(models))}"
+
+
+@contextmanager
+def _turn(home: Path) -> Iterator[None]:
+    """One registration at a time on this machine."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = os.open(home / "registry.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
