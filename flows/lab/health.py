@@ -1,0 +1,93 @@
+"""Small questions to the servers over HTTP, with the standard library: `lab status` must not wait for an HTTP library to load."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from flows.lab.settings import WORK_POOL, Settings
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_PROXIED = urllib.request.build_opener()
+
+
+def call(address: str, body: Mapping[str, Any] | None = None, *, timeout: float = 5.0) -> Any:
+    """The JSON (or text) that `address` answers: GET, or POST when there is a `body`.
+
+    Raises:
+        OSError: nobody answers within `timeout` seconds, or the answer is not a success (`urllib.error.HTTPError` has its `code`).
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 — http(s) by Settings
+    opener = _DIRECT if "://127.0.0.1:" in address else _PROXIED
+    with opener.open(request, timeout=timeout) as answer:
+        text = answer.read().decode()
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def healthy(address: str, *, timeout: float = 1.0) -> bool:
+    """Whether `address` answers with success within `timeout` seconds."""
+    try:
+        call(address, timeout=timeout)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def answers(settings: Settings, server: str, *, since: datetime | None = None, timeout: float = 1.0) -> bool:
+    """Whether `server` (`prefect`, `mlflow` or `worker`) does its work.
+
+    The worker is asked for by way of the Prefect server, which believes in a dead one for 90 s: give `since` to count only a sign
+    of life after that moment.
+    """
+    if server == "worker":
+        try:
+            found = [worker for worker in workers(settings, timeout=timeout) if worker["name"] == worker_name()]
+        except OSError:
+            return False
+        return any(
+            worker["status"] == "ONLINE" and (since is None or datetime.fromisoformat(worker["last_heartbeat_time"]) >= since)
+            for worker in found
+        )
+    return healthy(f"{settings.prefect_api}/health" if server == "prefect" else f"{settings.mlflow_uri}/health", timeout=timeout)
+
+
+def worker_name() -> str:
+    """The local worker's name in Prefect: one a machine, so that restarts do not pile up dead workers."""
+    return f"lab@{os.uname().nodename}"
+
+
+def workers(settings: Settings, *, timeout: float = 5.0) -> list[dict[str, Any]]:
+    """The workers of the work pool as Prefect knows them (`name`, `status`, `last_heartbeat_time` …); none when there is no pool yet."""
+    try:
+        found: list[dict[str, Any]] = call(f"{settings.prefect_api}/work_pools/{WORK_POOL}/workers/filter", {}, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return []
+        raise
+    return found
+
+
+def flow_runs(settings: Settings, *, now: str, timeout: float = 1.0) -> dict[str, int]:
+    """How many flow runs are `running`, and `queued`: due by `now` (ISO 8601 with zone) but not started."""
+    running = {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
+    queued = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "next_scheduled_start_time": {"before_": now}}
+    count = f"{settings.prefect_api}/flow_runs/count"
+    return {name: int(call(count, {"flow_runs": each}, timeout=timeout)) for name, each in (("running", running), ("queued", queued))}
+
+
+def ensure_concurrency_limit(settings: Settings, name: str, slots: int) -> None:
+    """Make the global concurrency limit `name` with `slots`, unless it is there (then its slots are somebody's choice)."""
+    limits = f"{settings.prefect_api}/v2/concurrency_limits/"
+    try:
+        call(f"{limits}{name}")
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        call(limits, {"name": name, "limit": slots})
