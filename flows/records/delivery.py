@@ -66,7 +66,7 @@ class Progress:
         try:
             kept = json.loads((folder / FILE).read_text())
             return cls(**{key: value for key, value in kept.items() if key in {known.name for known in fields(cls)}})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return cls(experiment=experiment, artifacts=artifacts)
 
     def save(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ MLflow reads these settings from the environment, most of them while it is impor
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -34,4 +35,6 @@ def tracking_client(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
+    for name in ("mlflow", "alembic"):  # again, for where somebody imported MLflow earlier
+        logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
