@@ -17,7 +17,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batches import Batches
-from components.data.prepared import Prepared, prepare
+from components.data.prepared import Prepared, fingerprint, prepare
 from components.data.sources import Sources
 from components.errors import Interrupted, RequestError, RunError
-from components.protocols import Objective, Outcomes
+from components.protocols import DataSet, Objective, Outcomes
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, read_tensors, weights_sha256, write_tensors
 from components.training.device import choose, configure
 from components.training.loop import Fitted, Progress, evaluate, fit
 from components.training.settings import Trainer
-from flows.config.build import build
+from flows.config.build import build, validate
+from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.records.journal import Journal, history, read
 from flows.records.reproducible import environment
@@ -127,6 +128,21 @@ def run(
             raise
         Checkpoints(folder / "checkpoints").clear()
         return dict(result)
+
+
+def data_section(overrides: Sequence[str]) -> dict[str, Any]:
+    """The validated `data` section of a request that is about data alone: `["data=mnist", "data.split_seed=1"]`."""
+    for text in overrides:
+        if not text.startswith(("data=", "data.")):
+            raise RequestError(f"{text!r}: preparing data takes only data=NAME and data.KEY=VALUE")
+    section: dict[str, Any] = validate(compose(["model=mlp", *overrides]))["data"]  # any model: it is not built
+    return section
+
+
+def prepared_folder(section: Mapping[str, Any], settings: Settings) -> Path:
+    """Where the data set is, or will be, prepared; known before any work is done."""
+    dataset: DataSet = build(section)
+    return settings.data / dataset.name / fingerprint(dataset.recipe())
 
 
 def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = lambda _: None) -> Prepared:

@@ -51,6 +51,8 @@ class Training:
         """Stages that are done."""
         self.started: set[str] = set()
         self.stop_asked = False
+        self.ended = False
+        """Everything the process had to say has been heard."""
         self._start(request)
 
     # ------------------------------------------------------------------ the process
@@ -99,6 +101,7 @@ class Training:
         """Go on with the run in a new process, from its last checkpoint."""
         assert self.run is not None, "a request that was never accepted cannot be resumed"
         self._close()
+        self.ended = False
         self._start({"resume": self.run})
 
     def stop(self) -> None:
@@ -138,10 +141,13 @@ class Training:
         while not reached(self):
             line = self._next()
             if line is None:
-                self._ended()
+                self.ended = True
+                self._raise_if_died()
                 return
             self._note(line)
             self.watch(line)
+            if line["kind"] in {"error", "interrupted"}:
+                self.ended = True
             if line["kind"] == "error":
                 raise (RequestError if line["exit"] == 2 else RunError)(line["message"])  # noqa: PLR2004 — exit code of a wrong request
             if line["kind"] == "interrupted":
@@ -164,7 +170,7 @@ class Training:
         elif line["kind"] == "result":
             self.result = {key: value for key, value in line.items() if key != "kind"}
 
-    def _ended(self) -> None:
+    def _raise_if_died(self) -> None:
         code = self.process.wait()
         if code == 0:
             return

@@ -1,0 +1,53 @@
+"""What the work pool serves: `python -m flows.deployments` registers every flow with the running Prefect server.
+
+The same deployments serve a process, container or Kubernetes pool called `lab`: only the pool's type changes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flows.lab.settings import WORK_POOL, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOWS = {
+    "train": ("flows/train.py:train_flow", "Train an experiment: prepare its data, fit, evaluate, record in MLflow"),
+    "prepare-data": ("flows/prepare.py:prepare_data_flow", "Prepare a data set once"),
+    "evaluate": ("flows/evaluate.py:evaluate_flow", "Evaluate a finished run again on one split of its data"),
+}
+"""Deployment name → entry point, description."""
+
+
+def deploy(settings: Settings) -> list[str]:
+    """Register every deployment; returns their names (`flow/deployment`)."""
+    from prefect import flow  # noqa: PLC0415 — its settings have to be in the environment before it is imported
+
+    environment = {**settings.lab_environment(), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
+    deployed = []
+    for name, (entrypoint, description) in FLOWS.items():
+        remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)
+        remote.deploy(  # type: ignore[union-attr, unused-coroutine]
+            name=name,
+            work_pool_name=WORK_POOL,
+            description=description,
+            tags=["lab"],
+            job_variables={"env": environment},
+            build=False,
+            push=False,
+            print_next_steps=False,
+            ignore_warnings=True,
+        )
+        deployed.append(f"{remote.name}/{name}")  # type: ignore[union-attr]
+    return deployed
+
+
+def main() -> None:
+    """Register with the server that this environment's settings name."""
+    settings = Settings.load()
+    os.environ.update(settings.prefect_environment())
+    deploy(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Finding runs by what people have at hand: the lab's name for it, the beginning of that name, or MLflow's id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from components.errors import RequestError, closest
+from flows.lab.settings import Settings
+
+
+def find(run: str, settings: Settings) -> Path:
+    """The folder of the run called `run` (a run name, its beginning where only one begins so, an MLflow run id, or `last`).
+
+    Raises:
+        RequestError: there is no such run, or several; names the nearest.
+    """
+    folders = sorted(path.parent for path in settings.runs.glob("*/config.json"))
+    if run == "last" and folders:
+        return max(folders, key=lambda folder: (folder / "config.json").stat().st_mtime_ns)
+    by_name = {folder.name: folder for folder in folders}
+    if run in by_name:
+        return by_name[run]
+    starting = [folder for folder in folders if run and folder.name.startswith(run)]
+    if len(starting) == 1:
+        return starting[0]
+    if len(starting) > 1:
+        raise RequestError(f"{run!r} may be any of {len(starting)} runs: {', '.join(folder.name for folder in starting[-5:])}")
+    for folder in folders:
+        if mlflow_run_id(folder) == run:
+            return folder
+    near = closest(run, by_name) or (f" (the newest is {folders[-1].name})" if folders else " (there are none yet: lab train …)")
+    raise RequestError(f"there is no run {run!r} in {settings.runs}{near}")
+
+
+def mlflow_run_id(folder: Path) -> str | None:
+    """The MLflow run that a run folder was delivered to; None while it has not been."""
+    try:
+        found = json.loads((folder / "delivery.json").read_text(encoding="utf-8")).get("mlflow_run_id")
+    except (OSError, ValueError):
+        return None
+    return str(found) if found else None

@@ -1,0 +1,188 @@
+"""One run with everything around it: the trainer process, the courier to MLflow, the lab's own records.
+
+The train flow wraps these steps in Prefect tasks; without a running lab `lab train` calls them one after the other. Same functions,
+same results, same records.
+
+    with Session(request, settings, watch=show) as session:
+        session.accept()                  the request is right and the run exists      (else RequestError, and nothing was made)
+        for stage in STAGES:
+            session.reach(stage)          prepare, fit, evaluate, draw
+        session.record()                  everything has arrived in MLflow, the model is logged and registered
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from components.errors import Interrupted, RunError
+from flows.lab import health
+from flows.lab.settings import Settings
+from flows.records.courier import Courier, Receipt
+from flows.supervise import GRACE_SECONDS, Training, Watch
+
+STAGES = ("prepare", "fit", "evaluate", "draw")
+EXPERIMENT = "lecture-lab"
+"""Name of the MLflow experiment that single runs go to."""
+
+
+class Session:
+    """Starts the trainer at once; `accept`, `reach` and `record` follow it.
+
+    Args:
+        request: `{"overrides": [...]}` or `{"resume": RUN}`.
+        settings: the lab's settings.
+        watch: called with every line the trainer says (flows/trainer.py).
+        tags: set on the MLflow run as soon as it exists.
+    """
+
+    def __init__(
+        self, request: dict[str, Any], settings: Settings, *, watch: Watch = lambda _: None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings, self.tags = settings, dict(tags or {})
+        self.courier: Courier | None = None
+        self.mlflow_run_id: str | None = None
+        self.receipt: Receipt | None = None
+        self.uri = ""
+        self.training = Training(request, settings, watch=watch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.training.close(grace=GRACE_SECONDS)
+        if self.courier is not None and self.receipt is None:
+            if isinstance(error, Exception) and not isinstance(error, Interrupted):
+                self.receipt = self.courier.finish("FAILED", reason=str(error), timeout=20)
+            else:
+                self.receipt = self.courier.finish("KILLED", reason="stopped on request", timeout=20)
+            self.catalogue()
+
+    @property
+    def run(self) -> str:
+        """The run's name; only after `accept`."""
+        assert self.training.run is not None
+        return self.training.run
+
+    def accept(self) -> str:
+        """Wait until the request is judged; returns the run's name. RequestError: it was wrong, and nothing was made."""
+        self.training.wait(lambda training: bool(training.config))
+        self.courier = Courier(
+            self.training.folder,
+            tracking_uri=self._tracking_uri,
+            experiment=EXPERIMENT,
+            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            pid=self.training.pid,
+            on_run=self._on_mlflow_run,
+        )
+        self.courier.start()
+        return self.run
+
+    def reach(self, stage: str) -> None:
+        """Wait until `stage` is done. A trainer that has died since is started again and goes on from its last checkpoint.
+
+        Raises:
+            TrainerDied: the trainer's process was killed; calling again goes on.
+            RunError: the run failed.
+            Interrupted: it was asked to stop, and has saved a checkpoint.
+        """
+        later = set(STAGES[STAGES.index(stage) :])
+        if self.training.ended and not later & self.training.finished:
+            self.training.restart()
+            assert self.courier is not None
+            self.courier.pid = self.training.pid
+        self.training.wait(lambda training: stage in training.finished or bool((later - {stage}) & (training.started | training.finished)))
+
+    def record(self) -> Receipt:
+        """Deliver the rest, log and register the model; returns what the courier can say. A server that is away is no error."""
+        assert self.courier is not None
+        self.receipt = self.courier.finish("FINISHED", timeout=120)
+        self.catalogue()
+        return self.receipt
+
+    def catalogue(self) -> None:
+        """Write the run into the lab's own tables: its data, its evaluations with every example's outcome, its links."""
+        from flows.records.catalogue import enter  # noqa: PLC0415 — SQLAlchemy
+
+        enter(self.training.folder, self.settings, mlflow_run_id=self.mlflow_run_id, prefect_run_id=self.tags.get("prefect.flow_run_id"))
+
+    def _tracking_uri(self) -> str:
+        self.uri = tracking_uri(self.settings)
+        return self.uri
+
+    def _on_mlflow_run(self, run_id: str) -> None:
+        self.mlflow_run_id = run_id
+        if self.tags:
+            from flows.records.tracking import tracking_client  # noqa: PLC0415
+
+            client = tracking_client(self.uri)
+            for key, value in self.tags.items():
+                client.set_tag(run_id, key, value)
+
+    def mlflow_url(self) -> str | None:
+        """The run's page in the MLflow UI, once it has one."""
+        receipt = self.receipt or (self.courier.receipt() if self.courier else None)
+        return receipt.url if receipt else None
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly."""
+    if settings.remote_mlflow or health.answers(settings, "mlflow"):
+        return settings.mlflow_uri
+    return settings.mlflow_store
+
+
+def train_here(session: Session) -> dict[str, Any]:
+    """All steps one after the other, without Prefect; returns the summary that people and `--json` see."""
+    session.accept()
+    for stage in STAGES:
+        session.reach(stage)
+    session.record()
+    return summary(session)
+
+
+def summary(session: Session) -> dict[str, Any]:
+    """What a finished run has to say, as JSON values."""
+    result, receipt = session.training.result, session.receipt
+    if result is None:
+        raise RunError(f"{session.run} ended without a result")
+    return {
+        "run": session.run,
+        "metrics": result["metrics"],
+        "seconds": result["seconds"],
+        "weights_sha256": result["weights_sha256"],
+        "monitor": result["monitor"],
+        "mlflow_run_id": receipt.mlflow_run_id if receipt else None,
+        "url": receipt.url if receipt else None,
+        "model_id": receipt.model_id if receipt else None,
+        "registered": receipt.version if receipt else None,
+        "trouble": receipt.trouble if receipt else None,
+    }
+
+
+def ask_to_stop_on_signals(session: Session, *numbers: int) -> contextlib.AbstractContextManager[None]:
+    """While the context is open these signals ask the training to save and stop; the second one kills it."""
+    return _Signals(session, numbers)
+
+
+class _Signals(contextlib.AbstractContextManager[None]):
+    def __init__(self, session: Session, numbers: tuple[int, ...]) -> None:
+        self.session, self.numbers = session, numbers
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._on_signal) for number in self.numbers}
+
+    def _on_signal(self, *_: object) -> None:
+        if self.session.training.stop_asked:
+            self.session.training.process.kill()
+        self.session.training.stop()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
