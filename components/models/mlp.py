@@ -47,15 +47,16 @@ class MLP(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         widths = [math.prod(input_shape), *hidden]
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
-        self.activations = nn.ModuleList(activation() for _ in hidden)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.output = nn.Linear(widths[-1], classes)
+        # Named by what they are, so that a parameter's name does not depend on whether there is dropout.
+        self.layers = nn.Sequential()
+        for layer, (before, after) in enumerate(pairwise(widths), start=1):
+            self.layers.add_module(f"hidden{layer}", nn.Linear(before, after))
+            self.layers.add_module(f"activation{layer}", activation())
+            if dropout:
+                self.layers.add_module(f"dropout{layer}", nn.Dropout(dropout))
+        self.layers.add_module("output", nn.Linear(widths[-1], classes))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, *input_shape) → logits (B, K)."""
-        h = inputs.flatten(1)  # (B, D)
-        for linear, activation in zip(self.hidden, self.activations, strict=True):
-            h = self.dropout(activation(linear(h)))  # (B, H)
-        logits: Tensor = self.output(h)  # (B, K)
+        logits: Tensor = self.layers(inputs.flatten(1))  # (B, D) → (B, H) → … → (B, K)
         return logits

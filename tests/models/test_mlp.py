@@ -11,10 +11,10 @@ from components.models.mlp import MLP
 def test_forward_by_hand():
     model = MLP(input_shape=[1, 1, 2], classes=1, hidden=[2], activation=nn.ReLU)
     with torch.no_grad():
-        model.hidden[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
-        model.hidden[0].bias.copy_(torch.tensor([0.5, 0.0]))
-        model.output.weight.copy_(torch.tensor([[2.0, 10.0]]))
-        model.output.bias.fill_(-1.0)
+        model.layers.hidden1.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
+        model.layers.hidden1.bias.copy_(torch.tensor([0.5, 0.0]))
+        model.layers.output.weight.copy_(torch.tensor([[2.0, 10.0]]))
+        model.layers.output.bias.fill_(-1.0)
     # (1, 1): h = relu(1 + 2 + 0.5, 3 − 4) = (3.5, 0), y = 2·3.5 − 1 = 6.   (2, 0): h = relu(2 + 0.5, 6) = (2.5, 6), y = 5 + 60 − 1 = 64
     assert model(torch.tensor([[[[1.0, 1.0]]], [[[2.0, 0.0]]]])).tolist() == [[6.0], [64.0]]
 
@@ -22,21 +22,21 @@ def test_forward_by_hand():
 def test_names_and_shapes():
     model = MLP(input_shape=[3, 4, 5], classes=7, hidden=[11, 13], activation=nn.Tanh)
     assert {name: tuple(parameter.shape) for name, parameter in model.named_parameters()} == {
-        "hidden.0.weight": (11, 60),
-        "hidden.0.bias": (11,),
-        "hidden.1.weight": (13, 11),
-        "hidden.1.bias": (13,),
-        "output.weight": (7, 13),
-        "output.bias": (7,),
+        "layers.hidden1.weight": (11, 60),
+        "layers.hidden1.bias": (11,),
+        "layers.hidden2.weight": (13, 11),
+        "layers.hidden2.bias": (13,),
+        "layers.output.weight": (7, 13),
+        "layers.output.bias": (7,),
     }
     assert model(torch.randn(2, 3, 4, 5)).shape == (2, 7)
-    assert [type(activation) for activation in model.activations] == [nn.Tanh, nn.Tanh]
+    assert [type(module) for module in model.layers] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
 
 
 def test_no_hidden_layer_is_a_linear_classifier():
     model = MLP(input_shape=[3], classes=2, hidden=[], activation=nn.ReLU)
     inputs = torch.randn(4, 3)
-    assert torch.equal(model(inputs), model.output(inputs))
+    assert torch.equal(model(inputs), model.layers.output(inputs))
 
 
 def test_dropout_only_in_training_and_never_in_the_names():
