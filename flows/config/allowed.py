@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -104,7 +105,7 @@ def _is_ours(found: Any) -> bool:
     module = found.__module__
     if module != ROOT and not module.startswith(f"{ROOT}."):
         return False
-    return getattr(importlib.import_module(module), found.__name__, None) is found
+    return getattr(sys.modules.get(module), found.__name__, None) is found
 
 
 def _result(found: Callable[..., Any]) -> Any:

@@ -26,8 +26,11 @@ def shown(value: Any) -> str:
     """`value` as it appears in a message: one line of printable characters, at most 60 of them."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    text = " ".join(text.split()) if not isinstance(value, str) else text
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except (ValueError, RecursionError):  # a number too long to be written in decimals; a structure too deep
+        text = f"a {type(value).__name__}"
+    text = text if text.isprintable() else one_line(text)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
