@@ -33,7 +33,9 @@ from components.training.settings import Trainer
 class BatchSource(Protocol):
     """Where batches come from: `components.data.batches.Batches`, or anything like it."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch."""
 
     def epoch(self, number: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` (from 0), beginning with batch `first`."""
