@@ -4,7 +4,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import datetime
 from typing import Any
 
@@ -91,3 +91,20 @@ def ensure_concurrency_limit(settings: Settings, name: str, slots: int) -> None:
         if error.code != 404:
             raise
         call(limits, {"name": name, "limit": slots})
+
+
+def settle_lost_flow_runs(settings: Settings, alive: Set[str], before: datetime) -> int:
+    """Put right the flow runs that lost their process, as after a power cut; returns how many there were.
+
+    A run of the pool that is in its state since `before`, but is not among the `alive` ids, will never say anything again: one that
+    claims to run is marked as crashed, one that was about to start is queued again.
+    """
+    claim = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
+    found = call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": claim, "work_pools": {"name": {"any_": [WORK_POOL]}}})
+    lost = [each for each in found if each["id"] not in alive and datetime.fromisoformat(each["state"]["timestamp"]) < before]
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": "The lab was cut off while this ran."}
+    queued = {"type": "SCHEDULED", "name": "Scheduled", "message": "The lab was cut off before this started."}
+    for each in lost:
+        state = queued if each["state"]["type"] == "PENDING" else crashed
+        call(f"{settings.prefect_api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
+    return len(lost)

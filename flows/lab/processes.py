@@ -46,6 +46,11 @@ def leftovers(home: Path, server: str) -> list[psutil.Process]:
     return [process for process in marked(home) if part(process) == server]
 
 
+def flow_run_ids(home: Path) -> set[str]:
+    """The Prefect ids of the flow runs whose processes are alive."""
+    return {_environment(each).get("PREFECT__FLOW_RUN_ID", "") for each in marked(home)} - {""}
+
+
 def end_flow_runs(home: Path, *, seconds: float = FLOW_RUN_SECONDS) -> None:
     """End the worker and its flow runs, and let these save what they have.
 
@@ -71,11 +76,16 @@ def end_flow_runs(home: Path, *, seconds: float = FLOW_RUN_SECONDS) -> None:
     kill([*workers, *(each for each in marked(home) if part(each) == FLOW_RUN)])
 
 
+def ask_to_end(processes: Iterable[psutil.Process]) -> None:
+    """Send SIGTERM and wait for nothing."""
+    for process in processes:
+        _send(process, signal.SIGTERM)
+
+
 def end(processes: Iterable[psutil.Process], *, seconds: float = 10.0) -> None:
     """Ask `processes` to end (SIGTERM), and kill those that have not after `seconds`."""
     there = list(processes)
-    for process in there:
-        _send(process, signal.SIGTERM)
+    ask_to_end(there)
     _, stubborn = psutil.wait_procs(there, timeout=seconds)
     kill(stubborn)
 

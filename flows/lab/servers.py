@@ -65,10 +65,10 @@ def up(settings: Settings, say: Say, *, timeout: float = 180.0, deployments: str
         _check_ports(settings)
         started = datetime.now(UTC)
         settings.running_file.write_text(json.dumps({"LAB_PREFECT_PORT": settings.prefect_port, "LAB_MLFLOW_PORT": settings.mlflow_port}))
-        supervisor = _start_supervisor(settings)
         try:
-            _wait_until_ready(settings, supervisor, started, time.monotonic() + timeout, say)
-            _register(settings, deployments, say)
+            _start_supervisor(settings)
+            _wait_until_ready(settings, started, time.monotonic() + timeout, say)
+            _register(settings, deployments, started, say)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
                 say("stopping what was started")
@@ -94,8 +94,7 @@ def stop(settings: Settings, say: Say) -> bool:
     if any(processes.part(each) == processes.FLOW_RUN for each in found):
         say(f"asking the running flow runs to save and stop; they have {processes.FLOW_RUN_SECONDS:.0f} s")
     supervisors = [each for each in found if processes.part(each) == processes.SUPERVISOR]
-    for supervisor in supervisors:
-        supervisor.terminate()
+    processes.ask_to_end(supervisors)
     _wait_until_gone(supervisors, processes.FLOW_RUN_SECONDS + 60, say)
     processes.kill(supervisors)  # what is stopped below must not be started again
     processes.end_flow_runs(settings.home)
@@ -158,7 +157,7 @@ def _check_ports(settings: Settings) -> None:
         if server in wanted(settings) and not port_is_free(port):
             who = processes.owner_of_port(port) or "another program"
             raise RequestError(
-                f"port {port} of the {TITLES[server]} is used by {who}; choose another with {variable}={_free_port_near(port)}"
+                f"port {port} of the {TITLES[server]} is used by {who}; choose another with {variable}={free_port_near(port)}"
             )
 
 
@@ -173,11 +172,12 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def _free_port_near(port: int) -> int:
+def free_port_near(port: int) -> int:
+    """The next free loopback port above `port`; `port` itself when there is none nearby."""
     return next((near for near in range(port + 1, min(port + 200, 65536)) if port_is_free(near)), port)
 
 
-def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
+def _start_supervisor(settings: Settings) -> None:
     chosen = wanted(settings)
     environment = os.environ | settings.lab_environment() | processes.mark(settings.home)
     environment |= {
@@ -187,26 +187,23 @@ def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
         "PYTHONUNBUFFERED": "1",
     }
     environment.pop("LAB_SERVER", None)
-    with (settings.logs / "start.log").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(CONFIGURATION)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C in this terminal is ours to handle
-        )
+    command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(CONFIGURATION)]
+    done = subprocess.run(command, env=environment, cwd=settings.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:  # it goes into the background by itself, after it has read its configuration
+        raise RunError(f"supervisord does not start: {(done.stderr or done.stdout).strip()}")
 
 
-def _wait_until_ready(settings: Settings, supervisor: subprocess.Popen[bytes], started: datetime, deadline: float, say: Say) -> None:
+def _wait_until_ready(settings: Settings, started: datetime, deadline: float, say: Say) -> None:
     waiting = wanted(settings)
     begin = time.monotonic()
     starts: dict[str, set[int]] = {server: set() for server in waiting}
     for server in waiting:
         say(f"starting the {TITLES[server]}")
     while waiting:
-        if supervisor.poll() is not None:
-            raise RunError(f"the servers were stopped while they were being started\n{log_tail(settings, 'start')}")
+        supervisor = supervised(settings)
+        if supervisor is None:
+            tail = log_tail(settings, "supervisord")
+            raise RunError(f"the servers were stopped while they were being started; the end of {settings.logs}/supervisord.log:\n{tail}")
         for server in list(waiting):
             if health.answers(settings, server, since=started):
                 waiting.remove(server)
@@ -222,13 +219,17 @@ def _wait_until_ready(settings: Settings, supervisor: subprocess.Popen[bytes], s
         time.sleep(_POLL_SECONDS)
 
 
-def _register(settings: Settings, deployments: str, say: Say) -> None:
-    """Make what has to be on the server: the `gpu` limit and the deployed flows."""
+def _register(settings: Settings, deployments: str, started: datetime, say: Say) -> None:
+    """Put right what is on the Prefect server: the `gpu` limit, flow runs that a power cut ended, the deployed flows."""
     try:
         if gpus := count_gpus():
             health.ensure_concurrency_limit(settings, "gpu", gpus)
+        if settings.remote_prefect is None:
+            lost = health.settle_lost_flow_runs(settings, processes.flow_run_ids(settings.home), started)
+            if lost:
+                say(f"{lost} flow runs that were cut off are marked as crashed or queued again")
     except OSError as error:
-        raise RunError(f"the Prefect server refused the concurrency limit 'gpu': {error}") from None
+        raise RunError(f"the Prefect server refused a request: {error}") from None
     if find_spec(deployments) is None:
         return
     say("deploying the flows")

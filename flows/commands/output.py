@@ -1,0 +1,59 @@
+"""How every command talks: text for people, or with `--json` one JSON object as the only line on stdout, and all text on stderr."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+"""The option that every command has."""
+
+
+class Output:
+    """Where a command's words go.
+
+    Args:
+        as_json: whether `--json` was given.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    @property
+    def people(self) -> IO[str]:
+        """The stream for people."""
+        return sys.stderr if self.as_json else sys.stdout
+
+    @property
+    def console(self) -> "Console":
+        """A rich console on the stream for people; lines that go to a file or a pipe are not folded at 80 columns."""
+        from rich.console import Console
+
+        return Console(file=self.people, highlight=False, width=None if self.people.isatty() else 160)
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+        typer.echo(line, file=self.people)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A plain table for people; on a terminal it keeps to its width."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in columns:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+    def finish(self, **facts: Any) -> None:
+        """The command's answer as JSON; printed last, and only with `--json`."""
+        if self.as_json:
+            typer.echo(json.dumps(facts, default=str))

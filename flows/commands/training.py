@@ -1,0 +1,142 @@
+"""`lab train` and `lab reproduce`: run an experiment here, or hand it to the worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated, Any
+
+import typer
+
+from components.errors import Interrupted, LabError, RequestError, RunError
+from flows.commands import complete
+from flows.commands.output import Json, Output
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What to run and what to change, in Hydra's syntax: experiment=mlp_mnist model.hidden=[256,128] optimizer=adam trainer.epochs=3",
+        autocompletion=complete.overrides,
+        show_default=False,
+    ),
+]
+
+
+def train(
+    overrides: Overrides = None,
+    *,
+    queue: Annotated[bool, typer.Option("--queue", help="Hand the run to the lab's worker and return.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="With --queue: follow the run until it ends.")] = False,
+    resume: Annotated[
+        str, typer.Option(help="Go on with an interrupted run from its last checkpoint.", autocompletion=complete.runs, show_default=False)
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Train an experiment: prepare its data, fit, evaluate, record in MLflow."""
+    if resume and overrides:
+        raise RequestError("--resume goes on with a run exactly as it was; leave the overrides out")
+    if watch and not queue:
+        raise RequestError("--watch follows a queued run: give --queue as well (a run in this terminal is shown anyway)")
+    if not overrides and not resume:
+        raise RequestError("say what to train, such as: lab train experiment=mlp_mnist (lab list experiments shows all)")
+    output = Output(json)
+    if queue:
+        from flows.commands.queued import submit
+
+        submit(output, overrides or [], resume, watch=watch)
+        return
+    _show(output, _train(output, overrides or [], resume))
+
+
+def _train(output: Output, overrides: list[str], resume: str) -> dict[str, Any]:
+    """Run here, under Prefect where it runs; returns the run's summary."""
+    from flows import runs
+    from flows.commands.display import Display
+    from flows.lab import health
+    from flows.lab.settings import Settings
+    from flows.session import Session, ask_to_stop_on_signals, train_here
+
+    settings = Settings.load()
+    request: dict[str, Any] = {"resume": runs.find(resume, settings).name} if resume else {"overrides": overrides}
+    with Display(output) as display, Session(request, settings, watch=display) as session:
+        orchestrated = health.answers(settings, "prefect", timeout=0.5)
+        if orchestrated:
+            _load_prefect(settings.prefect_environment() | settings.mlflow_environment())
+        else:
+            output.say("no lab is running (lab up starts it): training without Prefect; MLflow's database is written directly")
+        with ask_to_stop_on_signals(session, signal.SIGINT, signal.SIGTERM):
+            try:
+                session.accept()
+                return _under_prefect(session, overrides, resume) if orchestrated else train_here(session)
+            except Interrupted as error:
+                raise Interrupted(f"{error}; its checkpoint is saved. Go on with: lab train --resume {session.training.run}") from None
+            except RunError as error:
+                if session.training.run is None:
+                    raise
+                raise RunError(f"{error}\nlab: {session.training.run} keeps its last checkpoint: lab train --resume {session.training.run}") from error
+
+
+def _load_prefect(environment: dict[str, str]) -> None:
+    """Import Prefect in the background: the trainer takes as long to be ready."""
+    os.environ.update(environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR", "MLFLOW_LOGGING_LEVEL": "ERROR"})
+    threading.Thread(target=__import__, args=("flows.train",), daemon=True, name="import prefect").start()
+
+
+def _under_prefect(session: Any, overrides: list[str], resume: str) -> dict[str, Any]:
+    """The same steps as a flow run of the running lab."""
+    from flows import train as module
+    from flows.config.parameters import from_overrides
+
+    module.adopt(session)
+    state = module.train_flow(**from_overrides(overrides), resume=resume, return_state=True)
+    if state.is_completed():
+        return dict(state.result())
+    if state.is_cancelled():
+        raise Interrupted((state.message or "cancelled").partition(";")[0])
+    error = state.result(raise_on_failure=False)
+    raise error if isinstance(error, LabError) else RunError(state.message or "the flow run failed")
+
+
+def _show(output: Output, found: dict[str, Any]) -> None:
+    """The end of a run: its metrics, where it is, what to do next."""
+    metrics = found["metrics"]
+    names = sorted({name.partition("/")[2] for name in metrics})
+    splits = [split for split in ("validation", "test") if any(name.startswith(split) for name in metrics)]
+    rows = [[name, *(f"{metrics[f'{split}/{name}']:.4f}" if f"{split}/{name}" in metrics else "" for split in splits)] for name in names]
+    output.table(["metric", *splits], rows)
+    output.say(f"{found['run']} took {found['seconds']:.1f} s")
+    if found["registered"]:
+        version = found["registered"]
+        output.say(f"registered as {version['name']} version {version['version']}: {', '.join(version['aliases'])}")
+    if found["trouble"]:
+        output.say(f"MLflow does not have everything yet ({found['trouble']}); the rest is kept and delivered by the next lab up")
+    output.say(f"MLflow: {found['url']}" if found["url"] else "to look at it: lab up, then open MLflow")
+    output.finish(**found)
+
+
+def reproduce(
+    run: Annotated[str, typer.Argument(help="The run: its name, the beginning of it, MLflow's id, or last.", autocompletion=complete.runs)],
+    *,
+    json: Json = False,
+) -> None:
+    """Run a recorded run again from what MLflow recorded, and say which final metrics are identical."""
+    from flows.reproduction import compare, recorded
+
+    output = Output(json)
+    original = recorded(run)
+    for line in original.differences:
+        output.say(f"note: {line}")
+    again = _train(output, original.overrides, "")
+    rows, identical = compare(original, again)
+    output.table(["", "recorded", "again", "identical"], rows)
+    output.say("bit for bit the same" if identical else "not the same bit for bit; the notes above may say why")
+    output.finish(run=again["run"], original=original.run, identical=identical, metrics=again["metrics"], seconds=again["seconds"])
+    if not identical:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to `app`."""
+    for command in (train, reproduce):
+        app.command()(command)

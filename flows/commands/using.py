@@ -1,0 +1,108 @@
+"""`lab prepare`, `config`, `evaluate`, `predict`: everything around a training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from components.errors import DataError, LabError, RequestError, RunError
+from flows.commands import complete
+from flows.commands.output import Json, Output
+from flows.commands.training import Overrides
+
+Run = Annotated[str, typer.Argument(help="The run: its name, the beginning of it, MLflow's id, or last.", autocompletion=complete.runs)]
+
+
+def prepare(
+    overrides: Annotated[list[str], typer.Argument(help="data=NAME, and data.KEY=VALUE to change it.", autocompletion=complete.data)],
+    *,
+    json: Json = False,
+) -> None:
+    """Prepare a data set: fetch, verify, split, store under its fingerprint."""
+    import time
+
+    from flows.experiment import data_section, prepare_data
+    from flows.lab.settings import Settings
+
+    output, settings, began = Output(json), Settings.load(), time.monotonic()
+    prepared = prepare_data({"data": data_section(overrides)}, settings, tell=lambda line: output.say(line["text"]))
+    seconds = round(time.monotonic() - began, 3)
+    card = prepared.card
+    output.table(["split", "examples"], [[split, str(count)] for split, count in card["counts"].items()])
+    for key in ("source", "licence", "fingerprint"):
+        output.say(f"{key:<12} {card[key]}")
+    output.say(f"{'folder':<12} {prepared.folder}")
+    output.finish(name=prepared.name, fingerprint=prepared.fingerprint, folder=str(prepared.folder), counts=card["counts"], seconds=seconds)
+
+
+def config(overrides: Overrides = None, *, json: Json = False) -> None:
+    """Print the composed and checked configuration."""
+    from flows.config.build import validate
+    from flows.config.compose import compose
+
+    if not overrides:
+        raise RequestError("say what to compose, such as: lab config experiment=mlp_mnist")
+    output = Output(json)
+    composed = validate(compose(overrides))
+    if not json:
+        import yaml
+
+        output.say(yaml.safe_dump(composed, sort_keys=False, allow_unicode=True).rstrip())
+    output.finish(**composed)
+
+
+def evaluate(
+    run: Run,
+    *,
+    split: Annotated[str, typer.Option(help="Which examples: test, validation or train.")] = "test",
+    json: Json = False,
+) -> None:
+    """Evaluate a finished run's model again on one split of its data."""
+    from flows.evaluation import evaluate_and_record
+    from flows.lab.settings import Settings
+
+    output = Output(json)
+    found = evaluate_and_record(run, split, Settings.load())
+    output.table(["metric", split], [[name, f"{value:.4f}"] for name, value in sorted(found["metrics"].items())])
+    output.say(f"{found['run']} on {split}, {found['seconds']:.1f} s")
+    output.finish(**found)
+
+
+def predict(
+    run: Run,
+    files: Annotated[list[str], typer.Argument(help="What to predict: picture files.", show_default=False)],
+    *,
+    json: Json = False,
+) -> None:
+    """Let a finished run's model answer for files of your own."""
+    from flows import runs
+    from flows.lab.settings import Settings
+    from flows.prediction import predict_each
+
+    output = Output(json)
+    folder = runs.find(run, Settings.load())
+    rows: list[list[str]] = []
+    answers: list[dict[str, Any]] = []
+    for given, answer in predict_each(folder, files):
+        answers.append({"file": given, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
+        rows.append([given, *(_in_words(answer))])
+    output.table(["file", "answer", "also possible"], rows)
+    output.finish(run=folder.name, predictions=answers)
+    failed = sum("error" in answer for answer in answers)
+    if failed == len(answers):
+        raise RunError("none of the files could be used")
+
+
+def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
+    if isinstance(answer, DataError):
+        return [f"error: {answer}", ""]
+    assert isinstance(answer, dict)
+    first, *others = answer["answers"]
+    return [f"{first['label']}  {first['probability']:.1%}", ", ".join(f"{other['label']} {other['probability']:.1%}" for other in others)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands to `app`."""
+    for command in (prepare, evaluate, predict, config):
+        app.command()(command)
