@@ -78,6 +78,7 @@ def log(
             _save(path, folder, made, inputs, outputs)
             client.log_model_artifacts(made.model_id, str(path))
         client.log_outputs(run_id, models=[LoggedModelOutput(made.model_id, step)])
+        _show_metrics(client, run_id, made.model_id)
         client.finalize_logged_model(made.model_id, "READY")
     except BaseException:
         client.finalize_logged_model(made.model_id, "FAILED")
@@ -103,6 +104,32 @@ def example(folder: Path) -> tuple[Any, tuple[int, ...]]:
         return np.zeros((2, *facts["input_shape"]), dtype=np.float32), (facts["classes"],)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"the model in {folder} cannot be logged: data.json with input_shape and classes is needed ({error})") from error
+
+
+def _show_metrics(client: MlflowClient, run_id: str, model_id: str) -> None:
+    """The run's final metrics as the model's own; the run's points are the same ones, so they are not doubled."""
+    from mlflow.entities import Metric
+
+    run = client.get_run(run_id)
+    given = run.inputs.dataset_inputs if run.inputs else []
+    data = given[0].dataset if given else None
+    finals = [
+        Metric(
+            point.key,
+            point.value,
+            point.timestamp,
+            point.step,
+            model_id=model_id,
+            dataset_name=data.name if data else None,
+            dataset_digest=data.digest if data else None,
+            run_id=run_id,
+        )
+        for name in run.data.metrics
+        if name.startswith("final/")
+        for point in client.get_metric_history(run_id, name)[-1:]
+    ]
+    if finals:
+        client.log_batch(run_id, metrics=finals)
 
 
 def _save(path: Path, folder: Path, made: Any, inputs: Any, outputs: tuple[int, ...]) -> None:

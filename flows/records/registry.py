@@ -7,6 +7,7 @@ architecture) points at; a tie keeps the incumbent. Test metrics are never looke
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import re
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION = "champion"
+DATA = "data/model"
+"""Where the model folder is inside a logged model; pyfunc puts it there."""
 
 _ADDRESS = re.compile(r"registry:(?P<name>[^@/:\s]+)(?:@(?P<alias>[^@/:\s]+))?")
 
@@ -103,7 +106,7 @@ def register(
             return None
         version = _version_of(client, name, model_id) or client.create_model_version(
             name,
-            source=f"models:/{model_id}",
+            source=client.get_logged_model(model_id).artifact_location,  # MLflow looks up `models:/…` in its global store, not in this one
             run_id=mlflow_run_id,
             model_id=model_id,
             tags={
@@ -116,6 +119,7 @@ def register(
                 "model_id": model_id,
             },
         )
+        _link(client, model_id, name, str(version.version))
         for alias in earned:
             client.set_registered_model_alias(name, alias, version.version)
         return Version(name=name, version=str(version.version), aliases=tuple(earned))
@@ -141,16 +145,17 @@ def resolve(address: str, tracking_uri: str, *, home: Path) -> Path:
         raise RequestError(f"there is no registered model {name}@{alias}; {_offer(client, name)}")
     target = home / "registry" / name / str(version.version)
     if not target.exists():
-        _fetch(f"models:/{name}/{version.version}", tracking_uri, target)
+        _fetch(client.get_model_version_download_uri(name, version.version), tracking_uri, target)
     return target
 
 
 def _fetch(source: str, tracking_uri: str, target: Path) -> None:
+    """Fetch a version's model folder, whole or not at all."""
     from mlflow.artifacts import download_artifacts
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as temporary:
-        path = Path(download_artifacts(f"{source}/data/model", dst_path=temporary, tracking_uri=tracking_uri, registry_uri=tracking_uri))
+        path = Path(download_artifacts(f"{source}/{DATA}", dst_path=temporary, tracking_uri=tracking_uri))
         try:
             shutil.move(path, target)
         except (OSError, shutil.Error):
@@ -184,6 +189,13 @@ def _aliased(client: MlflowClient, name: str, alias: str) -> Any:
 def _version_of(client: MlflowClient, name: str, model_id: str) -> Any:
     found = client.search_model_versions(f"name = '{name}' and tags.model_id = '{model_id}'", max_results=1)
     return found[0] if found else None
+
+
+def _link(client: MlflowClient, model_id: str, name: str, version: str) -> None:
+    """Show the version on the logged model's page; an MLflow server does this itself, a database alone does not."""
+    shown = json.loads(client.get_logged_model(model_id).tags.get("mlflow.modelVersions", "[]"))
+    if not any(entry["name"] == name and str(entry["version"]) == version for entry in shown):
+        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([*shown, {"name": name, "version": version}])})
 
 
 def _offer(client: MlflowClient, name: str) -> str:
