@@ -1,0 +1,112 @@
+"""The rules of the house that a tree of files can break: what belongs together is there, and every YAML can be used."""
+
+import importlib
+import pkgutil
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import components
+import flows
+from flows.config.build import build, needs, validate
+from flows.config.compose import compose
+from flows.config.names import CONF, GROUPS, SECTIONS, describe, names
+from flows.config.sections import FILLED, read, signature
+
+ROOT = CONF.parent
+MODELS = sorted(path.stem for path in (ROOT / "components" / "models").glob("*.py") if path.stem != "__init__")
+CHOICES = [(group, name) for group in GROUPS for name in names(group)]
+UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias"}
+"""Parameters that no YAML repeats: torch's switches for memory and speed, and what all initializers share. They can be set all the same."""
+
+SHAPE_OF = {"components.data.images.Digits": [1, 8, 8]}
+"""Shape of one example where it is not that of an MNIST digit."""
+
+
+def facts(input_shape: list[int]) -> dict[str, Any]:
+    """What prepared data and the activation would fill in: exactly the names in FILLED."""
+    return {"activation": nn.ReLU, "input_shape": input_shape, "classes": 10, "class_names": [str(digit) for digit in range(10)]}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_has_a_yaml_and_a_test_of_the_same_stem(model: str) -> None:
+    assert (CONF / "model" / f"{model}.yaml").is_file()
+    assert (ROOT / "tests" / "models" / f"test_{model}.py").is_file()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_architecture_is_one_file_that_can_be_read_at_a_sitting(model: str) -> None:
+    assert len((ROOT / "components" / "models" / f"{model}.py").read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_every_yaml_in_conf_is_a_choice_or_the_root() -> None:
+    known = {CONF / "config.yaml", *(CONF / group / f"{name}.yaml" for group, name in CHOICES)}
+    assert set(CONF.rglob("*.y*ml")) == known
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_yaml_begins_with_its_description(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert 10 <= len(first) <= 140
+    assert "@package" not in first
+
+
+def test_no_two_choices_of_a_group_are_described_alike() -> None:
+    for group in GROUPS:
+        repeated = [text for text, times in Counter(text for _, text in describe(group)).items() if times > 1]
+        assert not repeated, f"{group}: {repeated}"
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda part: part)
+def test_every_yaml_composes_and_builds(group: str, name: str) -> None:
+    config = validate(compose([f"{group}={name}"]))
+    available = facts(SHAPE_OF.get(config["data"]["_target_"], [1, 28, 28]))
+    for section in SECTIONS if group == "experiment" else (group,):
+        with torch.device("meta"):
+            built = build(config[section], section, **available)
+        if section == "model":
+            assert isinstance(built, nn.Module)
+            assert {parameter.device.type for parameter in built.parameters()} <= {"meta"}
+        if section == "activation":
+            assert isinstance(built(), nn.Module)
+        assert needs(config[section]) <= FILLED
+
+
+@pytest.mark.parametrize("group", SECTIONS)
+def test_a_yamls_keys_are_its_constructors_parameters(group: str) -> None:
+    """All of them but UNSAID, so that `lab config` shows what there is to set."""
+    for name in names(group):
+        found = read(compose([f"{group}={name}"])[group], group, group=group)
+        unsaid = set(signature(found.target, group)) - set(found.given) - FILLED - UNSAID
+        assert not unsaid, f"conf/{group}/{name}.yaml does not say {sorted(unsaid)}"
+
+
+def modules() -> list[str]:
+    packages = [(package.__path__, f"{package.__name__}.") for package in (components, flows)]
+    return [module.name for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_imports_and_what_it_exports_exists(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = importlib.import_module(name)
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported), f"{name} exports {exported}, which it does not have"
+
+
+def test_tests_have_names_of_their_own_and_no_package() -> None:
+    tests = list((ROOT / "tests").rglob("*.py"))
+    assert not [path for path in tests if path.name == "__init__.py"]
+    assert not [stem for stem, times in Counter(path.stem for path in tests if path.stem != "conftest").items() if times > 1]
+
+
+def test_no_file_is_called_utils() -> None:
+    sources = [path for folder in ("components", "flows", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert not [path for path in sources if path.stem in ("utils", "util", "helpers", "misc", "common")]
