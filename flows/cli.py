@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from components.errors import LabError
-from flows.commands import lab, listing
+from flows.commands import lab, listing, training, using
 
 app = typer.Typer(
     name="lab",
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (lab, listing):
+for group in (training, using, lab, listing):
     group.register(app)
 
 

@@ -70,6 +70,8 @@ class Session:
 
     def accept(self) -> str:
         """Wait until the request is judged; returns the run's name. RequestError: it was wrong, and nothing was made."""
+        if self.courier is not None:
+            return self.run
         self.training.wait(lambda training: bool(training.config))
         self.courier = Courier(
             self.training.folder,

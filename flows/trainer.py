@@ -4,7 +4,7 @@ It imports torch and nothing of Prefect or MLflow, so the first training step is
 out-of-memory kill or a hanging server cannot take the rest with it. Whoever starts it (flows/supervise.py) writes one JSON line to its
 standard input and reads JSON lines from its standard output:
 
-    → {"overrides": ["experiment=mlp_mnist", …], "tags": {…}}     a new run       or  {"resume": "RUN"}
+    → {"overrides": ["experiment=mlp_mnist", …]}     a new run, or {"config": …}, or {"resume": "RUN"}
     → {"stop": true}                                              save a checkpoint and end    (so does end-of-file: nobody is listening)
     ← {"kind": "run", "run": …, "folder": …, "config": {…}}       the request was right; the run exists now
     ← {"kind": "stage" | "progress" | "note" | "warning", …}      what is happening
@@ -85,8 +85,8 @@ def _run(request: dict[str, Any], tell: _Voice, stop: threading.Event) -> None:
     if "resume" in request:
         folder = settings.runs / request["resume"]
         config = experiment.read_config(folder)
-    elif "overrides" in request:
-        config = validate(compose(request["overrides"]))
+    elif "overrides" in request or "config" in request:
+        config = validate(request["config"] if "config" in request else compose(request["overrides"]))
         if stop.is_set():
             raise Interrupted("stopped before the run began")
         folder = experiment.create(config, settings, request.get("run"))

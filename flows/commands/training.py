@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.errors import Interrupted, LabError, RequestError, RunError
 from flows.commands import complete
 from flows.commands.output import Json, Output
+
+if TYPE_CHECKING:
+    from flows.lab.settings import Settings
+    from flows.session import Session
 
 Overrides = Annotated[
     list[str] | None,
@@ -40,35 +44,36 @@ def train(
         raise RequestError("--watch follows a queued run: give --queue as well (a run in this terminal is shown anyway)")
     if not overrides and not resume:
         raise RequestError("say what to train, such as: lab train experiment=mlp_mnist (lab list experiments shows all)")
+    from flows import runs
+    from flows.lab.settings import Settings
+
     output = Output(json)
     if queue:
         from flows.commands.queued import submit
 
         submit(output, overrides or [], resume, watch=watch)
         return
-    _show(output, _train(output, overrides or [], resume))
+    settings = Settings.load()
+    request = {"resume": runs.find(resume, settings).name} if resume else {"overrides": overrides}
+    _show(output, _train(output, request, settings))
 
 
-def _train(output: Output, overrides: list[str], resume: str) -> dict[str, Any]:
+def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Run here, under Prefect where it runs; returns the run's summary."""
-    from flows import runs
     from flows.commands.display import Display
     from flows.lab import health
-    from flows.lab.settings import Settings
     from flows.session import Session, ask_to_stop_on_signals, train_here
 
-    settings = Settings.load()
-    request: dict[str, Any] = {"resume": runs.find(resume, settings).name} if resume else {"overrides": overrides}
     with Display(output) as display, Session(request, settings, watch=display) as session:
         orchestrated = health.answers(settings, "prefect", timeout=0.5)
         if orchestrated:
             _load_prefect(settings.prefect_environment() | settings.mlflow_environment())
-        else:
-            output.say("no lab is running (lab up starts it): training without Prefect; MLflow's database is written directly")
         with ask_to_stop_on_signals(session, signal.SIGINT, signal.SIGTERM):
             try:
                 session.accept()
-                return _under_prefect(session, overrides, resume) if orchestrated else train_here(session)
+                if not orchestrated:
+                    output.say("no lab is running (lab up starts one): training without Prefect, and writing MLflow's database directly")
+                return _under_prefect(session, request) if orchestrated else train_here(session)
             except Interrupted as error:
                 raise Interrupted(f"{error}; its checkpoint is saved. Go on with: lab train --resume {session.training.run}") from None
             except RunError as error:
@@ -83,13 +88,14 @@ def _load_prefect(environment: dict[str, str]) -> None:
     threading.Thread(target=__import__, args=("flows.train",), daemon=True, name="import prefect").start()
 
 
-def _under_prefect(session: Any, overrides: list[str], resume: str) -> dict[str, Any]:
+def _under_prefect(session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """The same steps as a flow run of the running lab."""
     from flows import train as module
     from flows.config.parameters import from_overrides
 
     module.adopt(session)
-    state = module.train_flow(**from_overrides(overrides), resume=resume, return_state=True)
+    parameters = from_overrides(request.get("overrides", []))
+    state = module.train_flow(**parameters, resume=request.get("resume", ""), return_state=True)
     if state.is_completed():
         return dict(state.result())
     if state.is_cancelled():
@@ -121,13 +127,14 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Run a recorded run again from what MLflow recorded, and say which final metrics are identical."""
+    from flows.lab.settings import Settings
     from flows.reproduction import compare, recorded
 
-    output = Output(json)
-    original = recorded(run)
+    output, settings = Output(json), Settings.load()
+    original = recorded(run, settings)
     for line in original.differences:
         output.say(f"note: {line}")
-    again = _train(output, original.overrides, "")
+    again = _train(output, {"config": original.config}, settings)
     rows, identical = compare(original, again)
     output.table(["", "recorded", "again", "identical"], rows)
     output.say("bit for bit the same" if identical else "not the same bit for bit; the notes above may say why")
