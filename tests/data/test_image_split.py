@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.data.image_split import ImageSplit, open_images, write_images
+from components.data.image_split import ImageData, ImageSplit, write_images
 
+ROWS_OF_TWO = {"train": torch.tensor([0, 1])}
 ROWS = {"train": torch.tensor([0, 2]), "test": torch.tensor([1])}
 
 
@@ -29,7 +30,7 @@ def test_mean_and_deviation_are_the_training_splits(tmp_path: Path, pixels: Tens
         "train": {"examples": 2, "classes": {"a": 0, "b": 2}},
         "test": {"examples": 1, "classes": {"a": 1, "b": 0}},
     }
-    splits = open_images(tmp_path, card)
+    splits = ImageData().open(tmp_path, card)
     batch = splits["train"].batch(torch.tensor([1, 0]))
     assert batch["targets"].tolist() == [1, 1] and batch["targets"].dtype == torch.int64
     assert batch["index"].tolist() == [1, 0]
@@ -60,3 +61,14 @@ def test_pictures_are_as_before_normalisation(pixels: Tensor) -> None:
     grey = ImageSplit(pixels[:, :1], torch.tensor([1, 0, 1]), ROWS["train"], mean=[0], std=[1], class_names=["a", "b"])
     assert grey.picture(1).tolist() == [[102, 153]]
     assert grey.class_names == ("a", "b") and grey.lengths is None
+
+
+def test_a_new_file_becomes_what_the_same_picture_is_in_the_data(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    card = write_images(tmp_path, pixels=pixels, targets=torch.tensor([0, 1]), rows=ROWS_OF_TWO, class_names=["a", "b"], fit="stretch")
+    Image.fromarray(pixels[1, 0].numpy()).save(tmp_path / "new.png")
+    batch = ImageData().read(str(tmp_path / "new.png"), card["facts"])
+    assert torch.equal(batch["inputs"], ImageData().open(tmp_path, card)["train"].batch(torch.tensor([1]))["inputs"])
+    assert batch["index"].tolist() == [0] and "targets" not in batch
