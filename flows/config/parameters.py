@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     Activation: TypeAlias = str
     Initializer: TypeAlias = str
     Schedule: TypeAlias = str
+    DataName: TypeAlias = str
 else:
     Experiment, Model, Data, Optimizer, Activation, Initializer, Schedule = (Literal[choices(group)] for group in ("experiment", *_CHOICES))
-
+    DataName = Literal[tuple(names("data")) or (NONE,)]  # where a data set has to be named, as for preparing it
 
 FIRST = choices("experiment")[0]
 """The experiment that the form starts with."""

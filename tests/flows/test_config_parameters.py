@@ -74,6 +74,10 @@ def test_parameters_become_overrides_that_compose() -> None:
     assert (config["model"]["head"], config["optimizer"]["learning_rate"], config["trainer"]["epochs"]) == ([8], 1e-05, 3)
 
 
+def test_where_a_data_set_has_to_be_named_there_is_no_leaving_it() -> None:
+    assert list(get_args(parameters.DataName)) == names.names("data")
+
+
 def test_left_alone_they_ask_for_the_first_experiment_and_nothing_else() -> None:
     assert to_overrides() == [f"experiment={names.names('experiment')[0]}"]
     assert to_overrides(experiment="none") == []
@@ -110,6 +114,7 @@ def test_a_conf_with_no_or_one_experiment_still_makes_a_form(other_conf: Path, e
     assert choices("experiment", conf=other_conf) == (*experiments, "none")
     reloaded = importlib.reload(parameters)
     assert get_args(reloaded.Experiment) == (*experiments, "none")
+    assert get_args(reloaded.DataName) == ("none",)
     assert reloaded.Model == Literal["as the experiment says"]
     properties = parameter_schema(reloaded.flat(lambda overrides: overrides)).model_dump()["properties"]
     assert properties["experiment"]["default"] == [*experiments, "none"][0]
