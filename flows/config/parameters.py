@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     DataName: TypeAlias = str
 else:
     Experiment, Model, Data, Optimizer, Activation, Initializer, Schedule = (Literal[choices(group)] for group in ("experiment", *_CHOICES))
-    DataName = Literal[tuple(names("data")) or (NONE,)]  # where a data set has to be named, as for preparing it
+    DataName = Literal[tuple(names("data", conf=CONF)) or (NONE,)]  # where a data set has to be named, as for preparing it
 
 FIRST = choices("experiment")[0]
 """The experiment that the form starts with."""
