@@ -11,7 +11,7 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows.config.parameters import Data
+from flows.config.parameters import DataName
 from flows.lab.settings import Settings
 
 
@@ -40,7 +40,7 @@ def prepare(section: dict[str, Any], folder: str) -> dict[str, Any]:  # noqa: AR
 
 
 @flow(name="prepare-data", flow_run_name="{data}", persist_result=False)
-def prepare_data_flow(data: Data = "mnist", overrides: list[str] = []) -> dict[str, Any]:  # noqa: B006 — never changed; the form needs a list
+def prepare_data_flow(data: DataName = "mnist", overrides: list[str] = []) -> dict[str, Any]:  # noqa: B006 — never changed; the form needs a list
     """Prepare a data set once: fetch, verify, split, store under its fingerprint.
 
     Args:
