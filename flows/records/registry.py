@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,8 +156,8 @@ def _fetch(source: str, tracking_uri: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as temporary:
         path = Path(download_artifacts(f"{source}/{DATA}", dst_path=temporary, tracking_uri=tracking_uri))
         try:
-            shutil.move(path, target)
-        except (OSError, shutil.Error):
+            path.rename(target)
+        except OSError:
             if not target.exists():  # otherwise another process fetched the same version meanwhile
                 raise
 
