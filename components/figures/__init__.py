@@ -1,1 +1,1 @@
-
+"""Small pure functions from numbers to matplotlib figures."""

@@ -1,1 +1,1 @@
-
+"""Small pure functions from tensors to numbers."""

@@ -1,1 +1,1 @@
-
+"""Kinds of problems: their losses, per-example outcomes, metrics and figures."""

@@ -124,13 +124,18 @@ class Classification:
         bins = reliability(confidence, outcomes["correct"])
         figures = {
             "confusion": confusion_figure(matrix, self.class_names),
-            "classes": class_scores_chart(*class_scores(matrix), matrix.sum(dim=1), self.class_names),
+            "classes": class_scores_chart(*class_scores(matrix), given=matrix.sum(dim=1), class_names=self.class_names),
             "calibration": reliability_diagram(*bins, error=expected_calibration_error(bins)),
         }
         picture = getattr(split, "picture", None)
         if picture is not None:
             figures["mistakes"] = mistakes(
-                picture, outcomes["index"], outcomes["target"], outcomes["prediction"], confidence, self.class_names
+                picture,
+                index=outcomes["index"],
+                targets=outcomes["target"],
+                predictions=outcomes["prediction"],
+                confidence=confidence,
+                class_names=self.class_names,
             )
         return figures
 
