@@ -38,6 +38,7 @@ class Progress:
         artifacts: folder or address below which a new experiment keeps its files; None leaves it to the server.
         experiment_id, mlflow_run_id: where the run is; None before it was made.
         offset, system_offset: bytes of journal.jsonl and system.jsonl that have arrived.
+        tags: set on the MLflow run as soon as it is there.
         epoch_step: the last step whose `epoch` point has arrived.
         status, reason: how the run ended; None while it runs.
         model_id, model_sha256, version: the logged model, its weights' hash, and its place in the registry (name, version, aliases).
@@ -51,6 +52,7 @@ class Progress:
     mlflow_run_id: str | None = None
     offset: int = 0
     system_offset: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
     epoch_step: int = -1
     status: Status | None = None
     reason: str | None = None
@@ -122,6 +124,7 @@ class Delivery:
                 self.progress = Progress(
                     experiment=self.progress.experiment,
                     artifacts=self.progress.artifacts,
+                    tags=self.progress.tags,
                     status=self.progress.status,
                     reason=self.progress.reason,
                 )
@@ -140,6 +143,7 @@ class Delivery:
             self.client.update_run(run.info.run_id, status="RUNNING")
         self._parameters = set(run.data.params)
         self.progress.experiment_id, self.progress.mlflow_run_id = run.info.experiment_id, run.info.run_id
+        self._tags(self.progress.tags)
         self.progress.save(self.folder)
         return True
 

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -221,7 +223,8 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(folder: Path, uri: str, ar
 
 def test_a_courier_never_raises_and_leaves_the_rest_in_the_folder(folder: Path, uri: str, artifacts: str) -> None:
     heard: list[str | None] = []
-    courier = Courier(folder, tracking_uri="http://127.0.0.1:9", experiment=EXPERIMENT, artifacts=artifacts, on_trouble=heard.append)
+    away, tags = "http://127.0.0.1:9", {"prefect.flow_run_id": "p1"}
+    courier = Courier(folder, tracking_uri=away, experiment=EXPERIMENT, artifacts=artifacts, tags=tags, on_trouble=heard.append)
     courier.start()
     with Journal(folder) as journal:
         begin(journal)
@@ -238,7 +241,7 @@ def test_a_courier_never_raises_and_leaves_the_rest_in_the_folder(folder: Path, 
     assert deliver_pending(folder.parent, uri, experiment="other", artifacts=artifacts)[folder.name].complete
     client = tracking_client(uri)
     run = only_run(client)  # in the experiment that the courier was told, not in the other one
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.data.tags["prefect.flow_run_id"]) == ("FINISHED", "p1")
     assert len(points(client, run.info.run_id, "train/loss")) == 20
     assert deliver_pending(folder.parent, uri, experiment="other", artifacts=artifacts) == {}
 
@@ -269,6 +272,21 @@ def test_a_short_run_has_system_metrics_of_machine_and_process(folder: Path, uri
     assert metrics["system/process_memory_usage_megabytes"] > 50
     assert metrics["system/disk_available_megabytes"] > 0
     assert metrics["system/network_receive_megabytes"] >= 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a thread has a niceness of its own")
+def test_the_courier_lets_the_training_go_first(folder: Path, uri: str, artifacts: str) -> None:
+    seen: list[int] = []
+
+    def look(_: str) -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    courier = Courier(folder, tracking_uri=uri, experiment=EXPERIMENT, artifacts=artifacts, on_run=look)
+    courier.start()
+    courier.finish("KILLED", timeout=30)
+    assert seen == [max(before, 10)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def test_one_courier_a_folder(folder: Path, uri: str, artifacts: str) -> None:
