@@ -103,19 +103,9 @@ def run(
                     training = _fit(config, folder, prepared, settings, journal, tell, stopping)
                 with _stage(journal, tell, "evaluate"):
                     metrics = _evaluate_splits(folder, prepared, training, journal)
-                fitted = training.fitted
-                result = {
-                    "run": folder.name,
-                    "metrics": metrics,
-                    "monitor": [*training.objective.monitor, fitted.state.best_value],
-                    "weights_sha256": weights_sha256(fitted.weights),
-                    "best_step": fitted.state.best_step,
-                    "steps": fitted.state.step,
-                    "stopped_early": fitted.stopped_early,
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-                journal.event("result", **result)
-                tell({"kind": "result", **result})
+                    result = _result(folder, training, metrics, seconds=time.perf_counter() - began)
+                    journal.event("result", **result)
+                    tell({"kind": "result", **result})
             if draw:
                 with _stage(journal, tell, "draw"):
                     _draw(config, folder, prepared, journal, step=result["steps"])
@@ -149,7 +139,7 @@ def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = 
     """The experiment's data set, prepared now or found prepared."""
     dataset = build(config["data"])
     sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
-    return prepare(dataset, settings.data, sources)
+    return prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
 
 
 def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:
@@ -291,6 +281,20 @@ def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journ
     state = training.fitted.state
     journal.metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=state.step, epoch=state.epoch)
     return metrics
+
+
+def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], *, seconds: float) -> dict[str, Any]:
+    state = training.fitted.state
+    return {
+        "run": folder.name,
+        "metrics": dict(metrics),
+        "monitor": [*training.objective.monitor, state.best_value],
+        "weights_sha256": weights_sha256(training.fitted.weights),
+        "best_step": state.best_step,
+        "steps": state.step,
+        "stopped_early": training.fitted.stopped_early,
+        "seconds": round(seconds, 3),
+    }
 
 
 def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: Journal, *, step: int) -> None:
