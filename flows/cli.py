@@ -13,6 +13,9 @@ import typer
 from components.errors import LabError
 from flows.commands import lab, listing, training, using
 
+INTERRUPTED = 130
+"""What Typer makes of a Ctrl-C that no command has taken care of."""
+
 app = typer.Typer(
     name="lab",
     help="Prepare, train, evaluate and compare the models of a deep-learning lecture.",
@@ -34,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code."""
     try:
-        return int(app(args=list(arguments) or ["--help"], standalone_mode=False) or 0)
+        code = int(app(args=list(arguments) or ["--help"], prog_name="lab", standalone_mode=False) or 0)
     except LabError as error:
         return _failed(str(error), error.exit_code, arguments)
     except typer.TyperException as error:
         return _failed(error.format_message(), error.exit_code, arguments)
-    except (typer.Abort, KeyboardInterrupt):
-        return _failed("stopped", 1, arguments)
+    except typer.Abort:
+        code = INTERRUPTED
+    return _failed("stopped", 1, arguments) if code == INTERRUPTED else code
 
 
 def _failed(message: str, exit_code: int, arguments: Sequence[str]) -> int:

@@ -37,8 +37,8 @@ def up(
     output.say(f"  MLflow   {settings.mlflow_uri}")
     output.finish(**facts, seconds=round(time.monotonic() - begin, 2))
     if started and not detach:
-        output.say("Ctrl-C stops it (lab up --detach leaves it running)")
         try:
+            output.say("Ctrl-C stops it (lab up --detach leaves it running)")
             while servers.supervised(settings):
                 time.sleep(1.0)
             output.say("the lab was stopped from elsewhere")

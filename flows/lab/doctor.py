@@ -134,7 +134,7 @@ def lab_servers(settings: Settings) -> Iterator[Finding]:
     ports = {"prefect": ("LAB_PREFECT_PORT", settings.prefect_port), "mlflow": ("LAB_MLFLOW_PORT", settings.mlflow_port)}
     here = servers.wanted(settings)
     for name, title in servers.TITLES.items():
-        if health.answers(settings, name, timeout=2.0) and (running or name not in here):
+        if (running or name not in here) and health.answers(settings, name, timeout=2.0):
             yield Finding("ok", title, "answers")
         elif name not in here:
             address = settings.prefect_api if name == "prefect" else settings.mlflow_uri

@@ -190,7 +190,7 @@ def _start_supervisor(settings: Settings) -> None:
     command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(CONFIGURATION)]
     done = subprocess.run(command, env=environment, cwd=settings.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:  # it goes into the background by itself, after it has read its configuration
-        raise RunError(f"supervisord does not start: {(done.stderr or done.stdout).strip()}")
+        raise RunError(f"supervisord does not start: {(done.stderr or done.stdout).strip().splitlines()[0]}")
 
 
 def _wait_until_ready(settings: Settings, started: datetime, deadline: float, say: Say) -> None:
