@@ -35,7 +35,7 @@ class Progress:
 
     Attributes:
         experiment: name of the MLflow experiment.
-        artifacts: folder or address below which a new experiment keeps its files; None leaves it to the server.
+        artifacts: address below which a new experiment keeps its files; None leaves it to the server, or means beside the database.
         experiment_id, mlflow_run_id: where the run is; None before it was made.
         offset, system_offset: bytes of journal.jsonl and system.jsonl that have arrived.
         tags: set on the MLflow run as soon as it is there.
@@ -174,7 +174,8 @@ class Delivery:
         wanted = self.progress.experiment
         found = self.client.get_experiment_by_name(wanted)
         if found is None:
-            location = self.progress.artifacts and f"{self.progress.artifacts.rstrip('/')}/{translate.name(wanted).replace(' ', '_')}"
+            root = self.progress.artifacts or _beside(self.uri)
+            location = root and f"{root.rstrip('/')}/{translate.name(wanted).replace(' ', '_')}"
             try:
                 return str(self.client.create_experiment(wanted, artifact_location=location))
             except MlflowException as error:
@@ -304,6 +305,13 @@ class Delivery:
         for first in range(0, len(points), translate.POINTS_A_BATCH):
             batch = [Metric(key, value, time, step) for key, value, time, step in points[first : first + translate.POINTS_A_BATCH]]
             self.client.log_batch(self._run, metrics=batch)
+
+
+def _beside(uri: str) -> str | None:
+    """Where files go for a database file without a server: MLflow itself would take `mlruns` in the working directory."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
 
 
 def _user() -> dict[str, str]:

@@ -337,12 +337,18 @@ def test_a_damaged_delivery_file_costs_nothing(folder: Path, uri: str, artifacts
         assert len(points(delivery.client, run, "train/loss")) == 5
 
 
-def test_the_terminal_stays_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Even while MLflow makes its tables, which it likes to report line by line."""
+def test_the_terminal_and_the_working_directory_stay_clean(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even while MLflow makes its tables, which it likes to report line by line, and when nobody says where files go."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     (tmp_path / "runs/quiet").mkdir(parents=True)
     with Journal(tmp_path / "runs/quiet") as journal:
         begin(journal)
     address = f"sqlite:///{tmp_path / 'fresh.db'}"
-    receipt = deliver_pending(tmp_path / "runs", address, experiment=EXPERIMENT, artifacts=(tmp_path / "artifacts").as_uri())["quiet"]
+    receipt = deliver_pending(tmp_path / "runs", address, experiment=EXPERIMENT)["quiet"]
     assert receipt.complete, receipt.trouble
     assert capfd.readouterr() == ("", "")
+    assert list((tmp_path / "work").iterdir()) == []
+    assert len(list((tmp_path / "artifacts" / EXPERIMENT).glob("*/artifacts/config.json"))) == 1
