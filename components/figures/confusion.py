@@ -14,8 +14,10 @@ from components.figures import style
 
 RIGHT = LinearSegmentedColormap.from_list("right", ["#e3f0f8", style.BLUE])
 WRONG = LinearSegmentedColormap.from_list("wrong", ["#fdebdd", style.VERMILION])
+WITH_NUMBERS = 25
+"""Matrices of more classes show counts by colour only."""
 SMALLEST_NUMBER, LARGEST_NUMBER = 5.5, 14.0
-"""Font sizes in points; a matrix whose counts would have to be smaller shows them by colour only."""
+"""Font sizes in points; matrices whose counts would have to be smaller show them by colour only."""
 MOST_NAMES = 25
 """Of more classes than this, only every second, third … name stands along an axis."""
 MOST_CLASSES = 20
@@ -34,7 +36,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     mistakes = counts - np.diag(np.diag(counts))
     names = style.short_names(class_names)
     sizes = [_number_size(int(part.max()), classes) for part in (np.diag(counts), mistakes)]
-    with_numbers = min(sizes) >= SMALLEST_NUMBER
+    with_numbers = classes <= WITH_NUMBERS and min(sizes) >= SMALLEST_NUMBER
     figure = style.new_figure(7.5 if with_numbers else 6.6)
     axes = figure.add_subplot()
     off_diagonal = ~np.eye(classes, dtype=bool)
