@@ -40,7 +40,8 @@ def saturated(activation: nn.Module, output: Tensor, fraction: float = 0.05) -> 
     """Where `activation` nearly stops the gradient: its slope there is below `fraction` of its largest slope.
 
     The slope is read from the output alone: sigmoid y(1−y), at most 1/4; tanh 1−y²; ReLU 0 where y = 0; ELU y+α on the negative side.
-    Leaky ReLU never saturates: its slope stays the same however far below 0. GELU's slope cannot be told from its output, which is not monotone: it is said never to saturate.
+    Leaky ReLU never saturates: its slope stays the same however far below 0. GELU's cannot be told from its output, which is not
+    monotone: it is said never to saturate.
 
     Args:
         activation: one of `ACTIVATIONS`.

@@ -190,9 +190,7 @@ def test_two_groups_of_trainable_parameters(optimizer):
     model = Everything()
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     built = optimizer(learning_rate=0.25, weight_decay=0.125).build(model)
-    groups = [
-        (group["weight_decay"], group["lr"], {name_of[id(parameter)] for parameter in group["params"]}) for group in built.param_groups
-    ]
+    groups = [(group["weight_decay"], group["lr"], {name_of[id(p)] for p in group["params"]}) for group in built.param_groups]
     trainable = {name: decayed for name, decayed in EXPECTED.items() if not name.startswith("frozen")}
     assert groups == [
         (0.125, 0.25, {name for name, decayed in trainable.items() if decayed}),
