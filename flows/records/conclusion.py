@@ -40,7 +40,7 @@ def _log_model(delivery: Delivery) -> None:
         run_id=progress.mlflow_run_id,
         name=translate.architecture(said.get("started", {}).get("config", {})),
         step=int(said.get("result", {}).get("best_step") or 0),
-        tags={"lab.run": folder.name, "lab.weights_sha256": sha256},
+        tags={"lab.run": folder.name, "lab.file_sha256": sha256},
     )
     progress.model_sha256, progress.version = sha256, None
     progress.save(folder)

@@ -26,7 +26,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def sha256(folder: Path) -> str:
-    """The hash of the weights in a model folder, 64 hex digits."""
+    """The hash of the file model.safetensors in a model folder, 64 hex digits."""
     with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
