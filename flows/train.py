@@ -76,44 +76,47 @@ def compose(session: Session) -> str:
 
 
 @task(name="prepare-data", **_stage_options)
-def prepare_data(session: Session, run: str) -> None:  # noqa: ARG001 — `run` draws the arrow from the task before
+def prepare_data(session: Session, run: str) -> str:
     """Wait until the data set is prepared, or found prepared."""
     session.reach("prepare")
+    return run
 
 
 @task(name="fit", **_stage_options)
-def fit(session: Session, run: str) -> None:
+def fit(session: Session, run: str) -> str:
     """Wait while the trainer trains, with its progress on the page."""
     with _progress(session, run):
         session.reach("fit")
+    return run
 
 
 @task(name="evaluate", **_stage_options)
-def evaluate(session: Session, run: str) -> dict[str, float]:
+def evaluate(session: Session, run: str) -> str:
     """Wait for the metrics of the best weights on validation and test."""
     session.reach("evaluate")
     assert session.training.result is not None
     metrics: dict[str, float] = session.training.result["metrics"]
     rows = [{"metric": name, "value": f"{value:.4f}"} for name, value in sorted(metrics.items())]
     create_table_artifact(rows, key="metrics", description=f"Metrics of `{run}`, best weights by validation")
-    return metrics
+    return run
 
 
 @task(name="draw", **_stage_options)
-def draw(session: Session, run: str) -> None:  # noqa: ARG001
+def draw(session: Session, run: str) -> str:
     """Wait for the figures."""
     session.reach("draw")
+    return run
 
 
 @materialize("lab://models", name="record", cache_policy=NO_CACHE, persist_result=False)
-def record(session: Session, metrics: dict[str, float]) -> dict[str, Any]:  # noqa: ARG001
+def record(session: Session, run: str) -> dict[str, Any]:
     """Deliver the rest to MLflow, log and register the model, link both ways."""
     receipt = session.record()
     if receipt.trouble:
         get_run_logger().warning("MLflow does not have everything yet (%s); `lab up` delivers the rest", receipt.trouble)
     found = summary(session)
     _link(session)
-    create_markdown_artifact(_report(found, session), key="summary", description=f"What `{session.run}` came to")
+    create_markdown_artifact(_report(found, session), key="summary", description=f"What `{run}` came to")
     return found
 
 
@@ -128,13 +131,11 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
         session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": str(runtime.flow_run.ui_url or "")}
         try:
             run = compose(session)
-            prepare_data(session, run)
-            fit(session, run)
-            metrics = evaluate(session, run)
-            draw(session, run)
+            for step in (prepare_data, fit, evaluate, draw):
+                run = step(session, run)  # what one hands to the next is the arrow between them on the page
             data = session.training.config["data"]["_target_"].rpartition(".")[2]
             asset = Asset(key=f"lab://models/{run}", properties=AssetProperties(name=run, url=session.mlflow_url(), description=f"trained on {data}"))
-            return record.with_options(assets=[asset])(session, metrics)
+            return record.with_options(assets=[asset])(session, run)
         except (Interrupted, CancelledRun) as error:
             return Cancelled(message=f"{error}; go on with: lab train --resume {session.run}")
 
