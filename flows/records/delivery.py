@@ -41,7 +41,8 @@ class Progress:
         tags: set on the MLflow run as soon as it is there.
         epoch_step: the last step whose `epoch` point has arrived.
         status, reason: how the run ended; None while it runs.
-        model_id, model_sha256, version: the logged model, the hash of its model.safetensors, and its place in the registry (name, version, aliases).
+        model_id, model_sha256: the logged model and the hash of its model.safetensors.
+        version: its place in the registry (name, version, aliases); None where it was the best of nothing.
         refused: what MLflow would never take, in words.
         settled: everything has arrived and the MLflow run is ended.
     """
