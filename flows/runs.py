@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from components.errors import RequestError, closest
 from flows.lab.settings import Settings
@@ -35,8 +36,37 @@ def find(run: str, settings: Settings) -> Path:
 
 def mlflow_run_id(folder: Path) -> str | None:
     """The MLflow run that a run folder was delivered to; None while it has not been."""
+    return _delivered(folder, "mlflow_run_id")
+
+
+def mlflow_experiment_id(folder: Path) -> str | None:
+    """The MLflow experiment of that run."""
+    return _delivered(folder, "experiment_id")
+
+
+def _delivered(folder: Path, key: str) -> str | None:
     try:
-        found = json.loads((folder / "delivery.json").read_text(encoding="utf-8")).get("mlflow_run_id")
+        found = json.loads((folder / "delivery.json").read_text(encoding="utf-8")).get(key)
     except (OSError, ValueError):
         return None
     return str(found) if found else None
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """A run's result (`metrics`, `monitor`, `seconds` …) as its journal has it; empty while there is none."""
+    from flows.records import journal
+
+    results = [line["facts"] for line in journal.read(folder) if line.get("event") == "result"]
+    return dict(results[-1]) if results else {}
+
+
+def finished_like(config: dict[str, Any], settings: Settings) -> Path | None:
+    """The newest finished run with exactly this configuration that has been delivered to MLflow; None if there is none."""
+    for folder in sorted((path.parent for path in settings.runs.glob("*/config.json")), reverse=True):
+        try:
+            same = json.loads((folder / "config.json").read_text(encoding="utf-8")) == config
+        except (OSError, ValueError):
+            continue
+        if same and result(folder) and mlflow_run_id(folder):
+            return folder
+    return None

@@ -99,6 +99,10 @@ def exclusive(folder: Path) -> Iterator[bool]:
         os.close(file)
 
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tells MLflow's UI to open on training runs; without it, it opens on pages for language-model applications."""
+
+
 class Delivery:
     """One run folder on its way to one tracking store. Any method raises whatever MLflow raises; calling again goes on from there."""
 
@@ -178,7 +182,7 @@ class Delivery:
             root = self.progress.artifacts or _beside(self.uri)
             location = root and f"{root.rstrip('/')}/{translate.name(wanted).replace(' ', '_')}"
             try:
-                return str(self.client.create_experiment(wanted, artifact_location=location))
+                return str(self.client.create_experiment(wanted, artifact_location=location, tags=_KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

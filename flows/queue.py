@@ -1,0 +1,102 @@
+"""Handing work to the lab's worker, over the Prefect server's API: queue a deployment's run, follow it, hear what it came to.
+
+Standard library only: `lab train --queue` must not import Prefect to ask a question over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from components.errors import RequestError, RunError
+from flows.lab import health
+from flows.lab.settings import Settings
+
+SECONDS_BETWEEN_LOOKS = 0.5
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A flow run that waits for a worker.
+
+    Attributes:
+        id: Prefect's id of the flow run.
+        name: Prefect's name of it.
+        page: its page in the Prefect UI.
+    """
+
+    id: str
+    name: str
+    page: str
+
+
+def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Queued:
+    """Queue one run of `deployment` (`flow/deployment`).
+
+    Raises:
+        RequestError: no lab is running, or the server refuses the parameters.
+        RunError: the server does not have the deployment, or does not answer as it should.
+    """
+    if not health.answers(settings, "prefect"):
+        raise RequestError("no lab is running, so there is no worker to hand the run to: lab up --detach starts it")
+    try:
+        found = health.call(f"{settings.prefect_api}/deployments/name/{deployment}")
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        flow_run = health.call(f"{settings.prefect_api}/deployments/{found['id']}/create_flow_run", body)
+    except OSError as error:
+        raise RunError(f"the Prefect server did not take the run of {deployment}: {error}") from error
+    return Queued(flow_run["id"], flow_run["name"], f"{settings.prefect_ui}/runs/flow-run/{flow_run['id']}")
+
+
+def follow(settings: Settings, queued: Queued, say: Callable[[str], None]) -> tuple[str, str]:
+    """Say every line of the flow run's log until it ends; returns its last state (one of ENDED) and that state's message."""
+    logs = _new_logs(settings.prefect_api, queued.id)
+    while True:
+        state = health.call(f"{settings.prefect_api}/flow_runs/{queued.id}")["state"] or {"type": "PENDING"}
+        for line in next(logs):
+            say(line)
+        if state["type"] in ENDED:
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # the last lines are on their way
+            for line in next(logs):
+                say(line)
+            return state["type"], state.get("message") or ""
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _new_logs(api: str, flow_run: str) -> Iterator[list[str]]:
+    """Each time, the log lines that are there since the last time."""
+    seen = 0
+    while True:
+        query = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC", "offset": seen, "limit": 200}
+        lines = health.call(f"{api}/logs/filter", query)
+        seen += len(lines)
+        yield [f"{line['timestamp'][11:19]}  {line['message']}" for line in lines if not _is_chatter(line["message"])]
+
+
+def _is_chatter(message: str) -> bool:
+    """Prefect's own words about how it starts things and that each task is done."""
+    return message.startswith(("Finished in state", "Executing deployment step", "Deployment step", "All deployment steps", "Running "))
+
+
+def outcome(settings: Settings, queued: Queued) -> dict[str, Any]:
+    """What a train run came to: `run`, `metrics`, `seconds`, `url`; fewer of them where another machine did it."""
+    query = {"artifacts": {"flow_run_id": {"any_": [queued.id]}, "key": {"any_": ["metrics", "mlflow-run"]}}}
+    artifacts = {artifact["key"]: artifact for artifact in health.call(f"{settings.prefect_api}/artifacts/filter", query)}
+    found: dict[str, Any] = {}
+    if "metrics" in artifacts:
+        found["metrics"] = {row["metric"]: float(row["value"]) for row in json.loads(artifacts["metrics"]["data"])}
+    if "mlflow-run" in artifacts:
+        found["url"] = artifacts["mlflow-run"]["data"].partition("](")[2].rstrip(")")
+    from flows.records.store import Store  # noqa: PLC0415 — SQLAlchemy
+
+    with Store(f"sqlite:///{settings.lab_database}") as store:
+        links = store.links(queued.id)
+    if links:
+        from flows import runs  # noqa: PLC0415
+
+        found |= {"run": links.run, "mlflow_run_id": links.mlflow_run} | runs.result(settings.runs / links.run)
+    return found
