@@ -25,7 +25,7 @@ def mistakes(
     """Up to 15 pictures that were taken for another class, most confident first; where all are right, the least confident ones.
 
     Args:
-        picture: gives the picture of the example with an index: (H, W), (C, H, W) or (H, W, C) with C of 1, 3 or 4, any numbers.
+        picture: gives the picture of the example with an index: (H, W), (C, H, W) or (H, W, C) with C of 1, 3 or 4; uint8 or any numbers.
         index: (N,) the examples' indices, N ≥ 1.
         targets, predictions: (N,) class numbers.
         confidence: (N,) probability of the predicted class.
@@ -60,10 +60,10 @@ def mistakes(
 
 
 def _show(axes: Axes, picture: Any) -> None:
-    """Draw a picture over its own range of numbers: which range a data set uses is its own matter."""
-    pixels = np.asarray(picture, dtype=np.float32)
+    """Draw a picture: bytes as they are, other numbers over their own range (which one a data set uses is its own matter)."""
+    pixels = np.asarray(picture)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
-    low, high = float(np.nanmin(pixels)), float(np.nanmax(pixels))
+    low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(np.nanmin(pixels)), float(np.nanmax(pixels)))
     pixels = (pixels - low) / (high - low if high > low else 1.0)
     axes.imshow(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)

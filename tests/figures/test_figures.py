@@ -211,6 +211,13 @@ def test_pictures_of_every_layout_are_drawn_upright_over_their_own_range(shape):
     assert (float(drawn.min()), float(drawn.max())) == (0.0, 1.0)
 
 
+def test_bytes_are_drawn_as_they_are():
+    one = torch.zeros(1, dtype=torch.int64)
+    picture = torch.tensor([[51, 102]], dtype=torch.uint8)
+    figure = mistakes(lambda i: picture, index=one, targets=one, predictions=one + 1, confidence=torch.ones(1), class_names=["a", "b"])
+    assert figure.axes[0].images[0].get_array().flatten().tolist() == pytest.approx([0.2, 0.4])
+
+
 def test_curves_put_one_quantity_in_one_panel_and_mark_the_best_epoch():
     figure = curves(LEARNING, monitor=("accuracy", "max"), steps_per_epoch=300)
     assert figure.get_suptitle() == "Validation accuracy is best at epoch 2: 0.9"
