@@ -14,6 +14,7 @@ finished by calling `run` again with the same folder.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import shutil
 import time
@@ -90,8 +91,10 @@ def run(
     with Journal(folder) as journal:
         said = [line for line in read(folder) if line["kind"] == "event"]
         result = next((line["facts"] for line in reversed(said) if line["event"] == "result"), None)
-        if result is not None and (not draw or any(line["event"] == "drawn" for line in said)):
-            return dict(result)
+        if result is not None:
+            tell({"kind": "result", **result})
+            if not draw or any(line["event"] == "drawn" for line in said):
+                return dict(result)
         journal.event("started", run=folder.name, config=config, **environment())
         try:
             with _stage(journal, tell, "prepare"):
@@ -298,18 +301,21 @@ def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], *, s
 
 
 def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: Journal, *, step: int) -> None:
-    """The run's pictures, from what is already on disk: curves and gradients from the journal, the rest from the test outcomes."""
+    """The run's pictures, from what is already on disk: curves and layers from the journal, the rest from the test outcomes."""
     from components.figures.curves import curves  # noqa: PLC0415 — matplotlib takes a second to import: only now
-    from components.figures.gradients import gradient_flow  # noqa: PLC0415
+    from components.figures.gradients import activation_saturation, gradient_flow  # noqa: PLC0415
 
-    series = history(folder)
-    journal.figure("curves", curves(series), step=step)
-    if any(name.startswith("gradients/") for name in series):
-        journal.figure("gradient_flow", gradient_flow(series), step=step)
+    series, trainer = history(folder), build(config["trainer"])
+    objective: Objective = build(config["objective"], **prepared.facts)
+    batches = math.ceil(len(prepared.splits["train"]) / trainer.batch_size)
+    steps_per_epoch = math.ceil(batches / trainer.accumulate)
+    journal.figure("curves", curves(series, monitor=objective.monitor, steps_per_epoch=steps_per_epoch), step=step)
+    for name, prefix, figure in (("gradient_flow", "gradients/", gradient_flow), ("saturation", "saturation/", activation_saturation)):
+        if any(key.startswith(prefix) for key in series):
+            journal.figure(name, figure(series), step=step)
     if "test" in prepared.splits:
-        objective: Objective = build(config["objective"], **prepared.facts)
-        for title, figure in objective.figures(load_outcomes(folder / "outcomes" / "test"), prepared.splits["test"]).items():
-            journal.figure(f"test/{title}", figure, step=step)
+        for title, drawn in objective.figures(load_outcomes(folder / "outcomes" / "test"), prepared.splits["test"]).items():
+            journal.figure(f"test/{title}", drawn, step=step)
 
 
 def save_outcomes(path: Path, outcomes: Outcomes) -> None:

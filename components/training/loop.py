@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import CheckpointError, Interrupted, NotFiniteError
-from components.protocols import Batch, Objective, Optimizer, Outcomes, Recorder, Schedule
+from components.protocols import Batch, Model, Objective, Optimizer, Outcomes, Recorder, Schedule
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, Snapshot
 from components.training.device import autocast, to_device
@@ -206,7 +206,8 @@ class _Fit:
         for batch in remaining:
             diagnosing = self.diagnostics.due(state.step + 1) and (state.batch + 1) % accumulate == 0
             with self.diagnostics.watch() if diagnosing else contextlib.nullcontext():
-                loss = losses(compute, batch)["loss"] if plain else self._forward(batch)
+                # A compiled model calls no hooks, so the measured step runs the same model as it was written.
+                loss = losses(compute, batch)["loss"] if plain and not diagnosing else self._forward(batch, self.model if diagnosing else compute)
                 if on_cpu:
                     value = loss.item()
                     if not math.isfinite(value):
@@ -220,7 +221,7 @@ class _Fit:
             state.batch += 1
             if state.batch % accumulate and state.batch < self.batches.steps_per_epoch:
                 continue
-            measured = self.diagnostics.read() if diagnosing else None
+            measured = self._measured() if diagnosing else None
             update()
             state.step += 1
             if measured:
@@ -240,9 +241,14 @@ class _Fit:
                 break
         self._drain(pending, None)
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: Batch, model: Model) -> Tensor:
         with autocast(self.device, self.settings.precision):
-            return self.objective.losses(self.compute, to_device(batch, self.device, self.dtype))["loss"]
+            return self.objective.losses(model, to_device(batch, self.device, self.dtype))["loss"]
+
+    def _measured(self) -> dict[str, float]:
+        """What the diagnostics saw in this step, with gradients at their true size."""
+        scale = self.scaler.get_scale() if self.scaler else 1.0
+        return {name: value / scale if name.startswith("gradients/") else value for name, value in self.diagnostics.read().items()}
 
     def _group_size(self) -> int:
         """Batches that go into the optimizer step being gathered (the epoch's last group may be smaller)."""
@@ -282,7 +288,7 @@ class _Fit:
             self._not_finite(values[wrong[0]], batch, steps_ago=batches_ago // self.settings.accumulate)
 
     def _not_finite(self, value: float, batch: Batch | None, *, steps_ago: int = -1) -> None:
-        layer = first_not_finite(self.model, lambda: self._forward(batch)) if batch is not None else None
+        layer = first_not_finite(self.model, lambda: self._forward(batch, self.model)) if batch is not None else None
         self.recorder.flush()
         raise NotFiniteError(self.state.step - steps_ago, layer, value)
 
