@@ -1,8 +1,8 @@
 """`python -m flows.lab.launch prefect|mlflow|worker`: gets things ready for one server, then becomes it or looks after it.
 
 supervisord runs this. It does what has to happen before the server's own program each time the server is started, also after a
-crash: clears away what a killed predecessor left behind (MLflow's web process outlives its parent and keeps the port), makes the
-database, and lets the worker wait for its server.
+crash: clears away what a killed predecessor left behind (MLflow's web process outlives its parent and keeps the port), makes
+MLflow's database, and lets the worker wait for its server.
 """
 
 import os
@@ -19,7 +19,8 @@ from components.errors import RunError
 from flows.lab import health, processes
 from flows.lab.settings import LOOPBACK, WORK_POOL, Settings
 
-Migration = Callable[[Settings, Path], tuple[list[str], dict[str, str]]]
+Migration = Callable[[Settings, Path], list[str]]
+"""Settings and a file → the command that makes the tables in that file."""
 
 
 def main(server: str) -> int:
@@ -28,10 +29,9 @@ def main(server: str) -> int:
     environment = os.environ | settings.lab_environment() | settings.prefect_environment() | settings.mlflow_environment()
     processes.kill(processes.leftovers(settings.home, server))
     if server == "prefect":
-        make_database(settings, settings.prefect_database, prefect_migration)
         os.execve(sys.executable, [sys.executable, "-m", "prefect", "server", "start"], environment)  # noqa: S606 — no shell is meant
     if server == "mlflow":
-        make_database(settings, settings.mlflow_database, mlflow_migration)
+        make_mlflow_database(settings)
         os.execve(sys.executable, mlflow_command(settings), environment)  # noqa: S606
     wait_for_prefect(settings)
     return look_after(worker_command(settings), settings, environment)
@@ -76,35 +76,29 @@ def wait_for_prefect(settings: Settings) -> None:
         time.sleep(0.2)
 
 
-def prefect_migration(settings: Settings, database: Path) -> tuple[list[str], dict[str, str]]:
-    """Command, and variables beyond the usual ones, that make Prefect's tables in `database`."""
-    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
-    return command, settings.prefect_environment() | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
-
-
-def mlflow_migration(settings: Settings, database: Path) -> tuple[list[str], dict[str, str]]:
-    """Command, and variables beyond the usual ones, that make MLflow's tables and its default experiment in `database`."""
+def mlflow_migration(settings: Settings, database: Path) -> list[str]:
+    """The command that makes MLflow's tables and its default experiment in `database`."""
     code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store; Store(sys.argv[1], sys.argv[2])"
-    return [sys.executable, "-c", code, f"sqlite:///{database}", str(settings.artifacts)], settings.mlflow_environment()
+    return [sys.executable, "-c", code, f"sqlite:///{database}", str(settings.artifacts)]
 
 
-def make_database(settings: Settings, database: Path, migration: Migration) -> None:
-    """Make the SQLite file `database` unless it is there.
+def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migration) -> None:
+    """Make MLflow's database unless it is there.
 
-    It is made under a temporary name and renamed when complete, because migrations that were interrupted halfway cannot be taken up
-    again: so a half-made database never counts, and what was left of one is thrown away.
+    It is made under a temporary name and renamed when complete: MLflow can not take up its migrations again where a power cut left
+    them (Prefect can), so a half-made database must never count. What was left of one is thrown away.
 
     Raises:
         RunError: the migration failed; its output went to stdout and stderr.
     """
+    database = settings.mlflow_database
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     making = database.with_suffix(".making")
     for rest in database.parent.glob(f"{making.name}*"):
         rest.unlink()
-    command, environment = migration(settings, making)
-    if subprocess.run(command, env=os.environ | environment, check=False).returncode:
+    if subprocess.run(migration(settings, making), env=os.environ | settings.mlflow_environment(), check=False).returncode:
         raise RunError(f"the database {database} could not be made")
     with closing(sqlite3.connect(making)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is still in the write-ahead log would not be renamed with it

@@ -25,7 +25,7 @@ c.commit()
 
 
 def migration(then: str) -> launch.Migration:
-    return lambda _settings, database: ([sys.executable, "-c", TABLE + then, str(database)], {})
+    return lambda _settings, database: [sys.executable, "-c", TABLE + then, str(database)]
 
 
 @pytest.fixture
@@ -34,29 +34,29 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_a_database_appears_complete(settings: Settings) -> None:
-    launch.make_database(settings, settings.prefect_database, migration("c.close()"))
-    with closing(sqlite3.connect(settings.prefect_database)) as made:
+    launch.make_mlflow_database(settings, migration("c.close()"))
+    with closing(sqlite3.connect(settings.mlflow_database)) as made:
         assert made.execute("select count(*) from t").fetchall() == [(0,)]
-    assert [file.name for file in settings.prefect_home.iterdir()] == ["prefect.db"]
+    assert [file.name for file in settings.home.iterdir()] == ["mlflow.db"]
 
 
 def test_what_was_only_in_the_write_ahead_log_is_kept(settings: Settings) -> None:
-    launch.make_database(settings, settings.mlflow_database, migration("os._exit(0)"))
+    launch.make_mlflow_database(settings, migration("os._exit(0)"))
     with closing(sqlite3.connect(settings.mlflow_database)) as made:
         assert made.execute("select count(*) from t").fetchall() == [(0,)]
 
 
 def test_a_half_made_database_never_counts(settings: Settings) -> None:
     with pytest.raises(RunError, match=r"the database .*mlflow\.db could not be made"):
-        launch.make_database(settings, settings.mlflow_database, migration("os.kill(os.getpid(), signal.SIGKILL)"))
+        launch.make_mlflow_database(settings, migration("os.kill(os.getpid(), signal.SIGKILL)"))
     assert not settings.mlflow_database.exists()
-    launch.make_database(settings, settings.mlflow_database, migration("c.close()"))  # `create table t` would fail on what was left
+    launch.make_mlflow_database(settings, migration("c.close()"))  # `create table t` would fail on what was left
     assert settings.mlflow_database.exists()
 
 
 def test_a_database_that_is_there_is_left_alone(settings: Settings) -> None:
     settings.mlflow_database.write_text("mine")
-    launch.make_database(settings, settings.mlflow_database, migration("c.close()"))
+    launch.make_mlflow_database(settings, migration("c.close()"))
     assert settings.mlflow_database.read_text() == "mine"
 
 

@@ -183,15 +183,15 @@ def test_a_schedule_fires_and_stops_cut_nothing_off(settings: Settings, tmp_path
 def test_up_after_a_power_cut(settings: Settings) -> None:
     cut = subprocess.Popen([LAB, "up", "--detach"], env=environment(settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with cut:
-        until((settings.prefect_home / "prefect.making").exists, 60)
-        time.sleep(2)  # in the midst of Prefect's migrations, of which a half is not taken up again
+        until(settings.mlflow_database.with_suffix(".making").exists, 60)
+        time.sleep(1)  # in the midst of the migrations, which MLflow could not take up again
         cut.kill()
     until(lambda: processes.marked(settings.home), 5)
     while found := processes.marked(settings.home):
         processes.kill(found)
     assert settings.running_file.exists()
     assert (settings.run / "supervisord.pid").exists()
-    assert not settings.prefect_database.exists()
+    assert not settings.mlflow_database.exists()
     assert answer(settings, "up", "--detach")["started"] is True
 
     # The supervisor alone is killed: its children go on, and the next `up` takes over.
