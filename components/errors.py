@@ -54,7 +54,9 @@ class NotFiniteError(RunError):
     """
 
     def __init__(self, step: int, layer: str | None, value: float) -> None:
-        place = f"the first layer whose output is not finite is {layer}" if layer else "every layer's output is finite, only the loss is not"
+        place = (
+            f"the first layer whose output is not finite is {layer}" if layer else "every layer's output is finite, only the loss is not"
+        )
         super().__init__(f"the loss became {value} at step {step}: {place}; a smaller learning rate or trainer.clip_norm may help")
         self.step, self.layer, self.value = step, layer, value
 

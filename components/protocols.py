@@ -65,6 +65,9 @@ class DataSet(Protocol):
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits (`train`, `validation`, `test`) of a prepared folder."""
 
+    def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
+        """Something new that a person gives (a file's path, or text) as a batch of one without targets, read by the data's `facts`."""
+
 
 class Fetch(Protocol):
     """Brings a named source file to this machine, verified, and says where it is."""
@@ -85,6 +88,9 @@ class Objective(Protocol):
 
     def outcomes(self, model: Model, batch: Batch) -> Outcomes:
         """One row an example, on the CPU, without gradients: what `metrics` and `figures` need."""
+
+    def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
+        """What the model says about a batch of one, for a person, as JSON values."""
 
     def metrics(self, outcomes: Outcomes) -> dict[str, float]:
         """Named metrics of any set of examples (all batches' outcomes joined)."""

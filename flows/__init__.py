@@ -1,1 +1,1 @@
-
+"""The only code that knows Prefect, Hydra, MLflow, Optuna, SQLAlchemy and the terminal."""

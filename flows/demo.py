@@ -56,8 +56,8 @@ def demo(output: Output) -> None:
 
 def _trained(experiment: str, settings: Settings, say: Any) -> dict[str, Any]:
     """The experiment's run: an earlier one with the same configuration, or one trained now by the worker."""
-    from flows.config.build import validate  # noqa: PLC0415 — torch
-    from flows.config.compose import compose  # noqa: PLC0415
+    from flows.config.build import validate
+    from flows.config.compose import compose
 
     earlier = runs.finished_like(validate(compose([f"experiment={experiment}"])), settings)
     if earlier is not None:

@@ -21,13 +21,13 @@ FLOWS = {
 
 def deploy(settings: Settings) -> list[str]:
     """Register every deployment; returns their names (`flow/deployment`)."""
-    from prefect import flow  # noqa: PLC0415 — its settings have to be in the environment before it is imported
+    from prefect import flow
 
     environment = {**settings.lab_environment(), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
     deployed = []
     for name, (entrypoint, description) in FLOWS.items():
         remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)
-        remote.deploy(  # type: ignore[union-attr, unused-coroutine]
+        remote.deploy(  # type: ignore[union-attr]
             name=name,
             work_pool_name=WORK_POOL,
             description=description,

@@ -14,7 +14,7 @@ from flows.lab.settings import Settings
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
 def evaluate(run: str, split: str) -> dict[str, Any]:
     """Metrics of the run's best weights on the split, recorded in MLflow and in the lab's own tables."""
-    from flows.evaluation import evaluate_and_record  # noqa: PLC0415 — torch
+    from flows.evaluation import evaluate_and_record
 
     return evaluate_and_record(run, split, Settings.load())
 

@@ -9,8 +9,7 @@ from flows import runs
 from flows.experiment import evaluate_run
 from flows.lab.settings import Settings
 from flows.records.catalogue import enter_evaluation
-from flows.records.tracking import tracking_client
-from flows.session import tracking_uri
+from flows.records.tracking import tracking_client, tracking_uri
 
 
 def evaluate_and_record(run: str, split: str, settings: Settings) -> dict[str, Any]:

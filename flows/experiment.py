@@ -229,7 +229,7 @@ def _configure(trainer: Trainer) -> torch.device:
     return choose(trainer.device)
 
 
-def _fit(
+def _fit(  # noqa: PLR0917 — one caller, which has all of them
     config: dict[str, Any],
     folder: Path,
     prepared: Prepared,
@@ -243,13 +243,15 @@ def _fit(
     randomness.seed_everything(config["seed"])
     model, objective = build_model(config, prepared.facts)
     if config.get("pretrained"):
-        from flows.pretrained import load_pretrained  # noqa: PLC0415 — most runs start from nothing
+        from flows.pretrained import load_pretrained
 
         journal.event("pretrained", **load_pretrained(model, config["pretrained"], settings))
     journal.event("model", device=str(device), parameters=sum(p.numel() for p in model.parameters()), text=str(model))
 
     def progress(now: Progress) -> None:
-        tell({"kind": "progress", "step": now.step, "total": now.total, "epoch": now.epoch, "epochs": now.epochs, "values": dict(now.values)})
+        tell(
+            {"kind": "progress", "step": now.step, "total": now.total, "epoch": now.epoch, "epochs": now.epochs, "values": dict(now.values)}
+        )
 
     tell({"kind": "progress", "step": 0, "total": 0, "epoch": 0, "epochs": trainer.epochs, "values": {}})
     validation = prepared.splits.get("validation")
@@ -302,8 +304,8 @@ def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], *, s
 
 def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: Journal, *, step: int) -> None:
     """The run's pictures, from what is already on disk: curves and layers from the journal, the rest from the test outcomes."""
-    from components.figures.curves import curves  # noqa: PLC0415 — matplotlib takes a second to import: only now
-    from components.figures.gradients import activation_saturation, gradient_flow  # noqa: PLC0415
+    from components.figures.curves import curves
+    from components.figures.gradients import activation_saturation, gradient_flow
 
     series, trainer = history(folder), build(config["trainer"])
     objective: Objective = build(config["objective"], **prepared.facts)

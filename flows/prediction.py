@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from components.errors import DataError, RequestError
+from components.protocols import DataSet
 from flows.config.build import build
 from flows.experiment import load_model
 
@@ -22,12 +21,11 @@ def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict
     if not (folder / "model").is_dir():
         raise RequestError(f"{folder.name} has no model yet: finish it first (lab train --resume {folder.name})")
     loaded = load_model(folder / "model")
-    reader = build(loaded.config["data"])
+    reader: DataSet = build(loaded.config["data"])
     for one in given:
         try:
             batch = reader.read(one, loaded.data["facts"])
         except DataError as error:
             yield one, error
             continue
-        with torch.no_grad():
-            yield one, loaded.objective.answer(loaded.model, batch)
+        yield one, loaded.objective.answer(loaded.model, batch)

@@ -91,12 +91,12 @@ def outcome(settings: Settings, queued: Queued) -> dict[str, Any]:
         found["metrics"] = {row["metric"]: float(row["value"]) for row in json.loads(artifacts["metrics"]["data"])}
     if "mlflow-run" in artifacts:
         found["url"] = artifacts["mlflow-run"]["data"].partition("](")[2].rstrip(")")
-    from flows.records.store import Store  # noqa: PLC0415 — SQLAlchemy
+    from flows.records.store import Store
 
     with Store(f"sqlite:///{settings.lab_database}") as store:
         links = store.links(queued.id)
     if links:
-        from flows import runs  # noqa: PLC0415
+        from flows import runs
 
         found |= {"run": links.run, "mlflow_run_id": links.mlflow_run} | runs.result(settings.runs / links.run)
     return found

@@ -11,8 +11,7 @@ from components.errors import RequestError
 from flows import runs
 from flows.lab.settings import Settings
 from flows.records import reproducible
-from flows.records.tracking import tracking_client
-from flows.session import tracking_uri
+from flows.records.tracking import tracking_client, tracking_uri
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,14 @@ def _delivered(folder: Path, key: str) -> str | None:
     return str(found) if found else None
 
 
+def config(folder: Path) -> dict[str, Any]:
+    """A run's resolved configuration; empty when it cannot be read."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def result(folder: Path) -> dict[str, Any]:
     """A run's result (`metrics`, `monitor`, `seconds` …) as its journal has it; empty while there is none."""
     from flows.records import journal
@@ -60,13 +68,9 @@ def result(folder: Path) -> dict[str, Any]:
     return dict(results[-1]) if results else {}
 
 
-def finished_like(config: dict[str, Any], settings: Settings) -> Path | None:
+def finished_like(wanted: dict[str, Any], settings: Settings) -> Path | None:
     """The newest finished run with exactly this configuration that has been delivered to MLflow; None if there is none."""
     for folder in sorted((path.parent for path in settings.runs.glob("*/config.json")), reverse=True):
-        try:
-            same = json.loads((folder / "config.json").read_text(encoding="utf-8")) == config
-        except (OSError, ValueError):
-            continue
-        if same and result(folder) and mlflow_run_id(folder):
+        if config(folder) == wanted and result(folder) and mlflow_run_id(folder):
             return folder
     return None

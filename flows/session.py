@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.errors import Interrupted, RunError
-from flows.lab import health
 from flows.lab.settings import Settings
 from flows.records.courier import Courier, Receipt
+from flows.records.tracking import tracking_client, tracking_uri
 from flows.supervise import GRACE_SECONDS, Training, Watch
 
 STAGES = ("prepare", "fit", "evaluate", "draw")
@@ -92,6 +92,8 @@ class Session:
             RunError: the run failed.
             Interrupted: it was asked to stop, and has saved a checkpoint.
         """
+        if self.training.done:
+            return
         later = set(STAGES[STAGES.index(stage) :])
         if self.training.ended and not later & self.training.finished:
             self.training.restart()
@@ -108,7 +110,7 @@ class Session:
 
     def catalogue(self) -> None:
         """Write the run into the lab's own tables: its data, its evaluations with every example's outcome, its links."""
-        from flows.records.catalogue import enter  # noqa: PLC0415 — SQLAlchemy
+        from flows.records.catalogue import enter
 
         enter(self.training.folder, self.settings, mlflow_run_id=self.mlflow_run_id, prefect_run_id=self.tags.get("prefect.flow_run_id"))
 
@@ -119,8 +121,6 @@ class Session:
     def _on_mlflow_run(self, run_id: str) -> None:
         self.mlflow_run_id = run_id
         if self.tags:
-            from flows.records.tracking import tracking_client  # noqa: PLC0415
-
             client = tracking_client(self.uri)
             for key, value in self.tags.items():
                 client.set_tag(run_id, key, value)
@@ -129,13 +129,6 @@ class Session:
         """The run's page in the MLflow UI, once it has one."""
         receipt = self.receipt or (self.courier.receipt() if self.courier else None)
         return receipt.url if receipt else None
-
-
-def tracking_uri(settings: Settings) -> str:
-    """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly."""
-    if settings.remote_mlflow or health.answers(settings, "mlflow"):
-        return settings.mlflow_uri
-    return settings.mlflow_store
 
 
 def train_here(session: Session) -> dict[str, Any]:

@@ -7,6 +7,8 @@ finds its standard input closed, writes a checkpoint and ends: nothing is left b
 
 from __future__ import annotations
 
+import contextlib
+import contextlib
 import json
 import os
 import queue
@@ -53,12 +55,14 @@ class Training:
         self.stop_asked = False
         self.ended = False
         """Everything the process had to say has been heard."""
+        self.done = False
+        """It ended because nothing was left to do."""
         self._start(request)
 
     # ------------------------------------------------------------------ the process
 
     def _start(self, request: dict[str, Any]) -> None:
-        self.errors: IO[bytes] = tempfile.TemporaryFile()
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 — open as long as the process runs
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.trainer"],
             stdin=subprocess.PIPE,
@@ -74,8 +78,9 @@ class Training:
     @staticmethod
     def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(json.loads(line))
+        with process.stdout as said:
+            for line in said:
+                lines.put(json.loads(line))
         lines.put(None)
 
     def _say(self, line: dict[str, Any]) -> None:
@@ -123,10 +128,8 @@ class Training:
         self.process.wait()
         for stream in (self.process.stdin, self.errors):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
 
     # ------------------------------------------------------------------ listening
 
@@ -149,7 +152,7 @@ class Training:
             if line["kind"] in {"error", "interrupted"}:
                 self.ended = True
             if line["kind"] == "error":
-                raise (RequestError if line["exit"] == 2 else RunError)(line["message"])  # noqa: PLR2004 — exit code of a wrong request
+                raise (RequestError if line["exit"] == 2 else RunError)(line["message"])
             if line["kind"] == "interrupted":
                 raise Interrupted(line["message"])
 
@@ -173,6 +176,7 @@ class Training:
     def _raise_if_died(self) -> None:
         code = self.process.wait()
         if code == 0:
+            self.done = True
             return
         what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if code == -signal.SIGKILL:

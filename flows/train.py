@@ -13,7 +13,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import (
@@ -25,10 +26,10 @@ from prefect.artifacts import (
 )
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import CancelledRun
-from prefect.states import Cancelled, State
+from prefect.states import Cancelled
 
 from components.errors import DataError, Interrupted
 from flows.config.parameters import flat
@@ -50,10 +51,10 @@ def adopt(session: Session) -> None:
 def _worth_repeating(_: Any, __: TaskRun, state: State[Any]) -> bool:
     """A killed trainer goes on from its checkpoint, and a source of data may answer the next time; everything else fails again."""
     try:
-        state.result()  # type: ignore[unused-coroutine]
+        state.result()
     except (TrainerDied, DataError):
         return True
-    except Exception:  # noqa: BLE001 — whatever it is, it is no reason to repeat
+    except Exception:
         return False
     return False
 
@@ -134,7 +135,9 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
             for step in (prepare_data, fit, evaluate, draw):
                 run = step(session, run)  # what one hands to the next is the arrow between them on the page
             data = session.training.config["data"]["_target_"].rpartition(".")[2]
-            asset = Asset(key=f"lab://models/{run}", properties=AssetProperties(name=run, url=session.mlflow_url(), description=f"trained on {data}"))
+            asset = Asset(
+                key=f"lab://models/{run}", properties=AssetProperties(name=run, url=session.mlflow_url(), description=f"trained on {data}")
+            )
             return record.with_options(assets=[asset])(session, run)
         except (Interrupted, CancelledRun) as error:
             return Cancelled(message=f"{error}; go on with: lab train --resume {session.run}")
@@ -151,7 +154,7 @@ train_flow = flow(name="train", flow_run_name="{experiment}", persist_result=Fal
 def _progress(session: Session, run: str) -> Iterator[None]:
     """A progress bar and a line in the log now and then while the trainer speaks; the link to MLflow as soon as there is one."""
     logger = get_run_logger()
-    artifact = create_progress_artifact(0.0, key="training", description=f"Training of `{run}`")
+    artifact = cast(UUID, create_progress_artifact(0.0, key="training", description=f"Training of `{run}`"))
     outer, updated, linked = session.training.watch, 0.0, False
 
     def watch(line: dict[str, Any]) -> None:
@@ -180,7 +183,9 @@ def _progress(session: Session, run: str) -> Iterator[None]:
 def _link(session: Session) -> None:
     url = session.mlflow_url()
     if url:
-        create_link_artifact(url, link_text=f"{session.run} in MLflow", key="mlflow-run", description=f"Curves, figures and model of `{session.run}`")
+        create_link_artifact(
+            url, link_text=f"{session.run} in MLflow", key="mlflow-run", description=f"Curves, figures and model of `{session.run}`"
+        )
 
 
 def _report(found: dict[str, Any], session: Session) -> str:
@@ -192,8 +197,11 @@ def _report(found: dict[str, Any], session: Session) -> str:
     rows = "\n".join(f"| {name} | {cell} |" for name, cell in zip(names, cells, strict=True))
     link = f"[Open it in MLflow]({found['url']})" if found["url"] else "MLflow was away; the run is delivered when it is back."
     registered = found["registered"]
-    crown = f"\n\nRegistered as **{registered['name']}** version {registered['version']} ({', '.join(registered['aliases'])})." if registered else ""
-    return f"## {session.run}\n\n{link}{crown}\n\n{head}\n{rows}\n\n{found['seconds']:.1f} s of training and evaluation. Again: `lab reproduce {session.run}`\n"
+    crown = ""
+    if registered:
+        crown = f"\n\nRegistered as **{registered['name']}** version {registered['version']} ({', '.join(registered['aliases'])})."
+    again = f"{found['seconds']:.1f} s of training and evaluation. Again: `lab reproduce {session.run}`"
+    return f"## {session.run}\n\n{link}{crown}\n\n{head}\n{rows}\n\n{again}\n"
 
 
 @contextmanager
@@ -201,5 +209,3 @@ def _gpu_slot() -> Iterator[None]:
     """On a machine with GPUs, wait for a free one: the limit `gpu` has as many slots."""
     with concurrency("gpu", occupy=1) if count_gpus() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") else contextlib.nullcontext():
         yield
-
-

@@ -68,7 +68,7 @@ def main() -> int:
     except LabError as error:
         tell({"kind": "error", "message": str(error), "exit": error.exit_code})
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 — the supervisor must hear of it whatever it is
+    except Exception as error:
         traceback.print_exc()
         tell({"kind": "error", "message": f"{type(error).__name__}: {error}", "exit": 1})
         return 1
@@ -76,10 +76,10 @@ def main() -> int:
 
 
 def _run(request: dict[str, Any], tell: _Voice, stop: threading.Event) -> None:
-    from flows import experiment  # noqa: PLC0415 — torch: the listener above is already there while it loads
-    from flows.config.build import validate  # noqa: PLC0415
-    from flows.config.compose import compose  # noqa: PLC0415
-    from flows.lab.settings import Settings  # noqa: PLC0415
+    from flows import experiment
+    from flows.config.build import validate
+    from flows.config.compose import compose
+    from flows.lab.settings import Settings
 
     settings = Settings.load()
     if "resume" in request:

@@ -1,1 +1,1 @@
-
+"""The architectures of the lecture, one file each."""

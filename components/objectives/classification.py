@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -24,6 +24,9 @@ from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+ANSWERS = 3
+"""How many classes an answer to a person names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,14 @@ class Classification:
             "nll": F.nll_loss(log_probability, targets, reduction="none"),
             "correct": prediction == targets,
         }
+
+    def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
+        """`answers`: the likeliest classes of a batch of one, at most ANSWERS of them, each with `label` and `probability` (0 … 1)."""
+        with torch.no_grad():
+            probability = F.softmax(model(batch["inputs"]).double(), dim=1)[0]
+        likeliest = probability.topk(min(ANSWERS, self.classes))
+        pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        return {"answers": [{"label": self.class_names[place], "probability": value} for place, value in pairs]}
 
     def metrics(self, outcomes: Outcomes) -> dict[str, float]:
         """`accuracy`, `f1` (macro, over the classes that occur), `nll` (nats, lower is better), `calibration_error` (ECE, 15 bins).

@@ -3,7 +3,7 @@
 A checkpoint is one safetensors file: tensors by name, everything else as JSON in the file's own header. Its name carries the step
 and the first half of the SHA-256 of its bytes, so a torn or altered file gives itself away without any second file:
 
-    checkpoints/step-00001250.3f9a…​.safetensors     everything needed to go on from step 1250
+    checkpoints/step-00001250.3f9a…\u200b.safetensors     everything needed to go on from step 1250
     checkpoints/best-00001000.c41d….safetensors      the weights with the best validation metric so far
 
 It is written beside its place under a temporary name, synced, and renamed. `best-*` is written before the checkpoint that names

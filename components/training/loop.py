@@ -109,7 +109,9 @@ def fit(
         Interrupted: `stopping` said so.
         CheckpointError: a checkpoint cannot be written, or belongs to another model.
     """
-    return _Fit(model, objective, batches, validation, optimizer, schedule, settings, device, recorder, checkpoints, progress, stopping).run()
+    return _Fit(
+        model, objective, batches, validation, optimizer, schedule, settings, device, recorder, checkpoints, progress, stopping
+    ).run()
 
 
 def evaluate(model: nn.Module, objective: Objective, batches: BatchSource, *, device: torch.device, precision: str = "float32") -> Outcomes:
@@ -207,7 +209,11 @@ class _Fit:
             diagnosing = self.diagnostics.due(state.step + 1) and (state.batch + 1) % accumulate == 0
             with self.diagnostics.watch() if diagnosing else contextlib.nullcontext():
                 # A compiled model calls no hooks, so the measured step runs the same model as it was written.
-                loss = losses(compute, batch)["loss"] if plain and not diagnosing else self._forward(batch, self.model if diagnosing else compute)
+                loss = (
+                    losses(compute, batch)["loss"]
+                    if plain and not diagnosing
+                    else self._forward(batch, self.model if diagnosing else compute)
+                )
                 if on_cpu:
                     value = loss.item()
                     if not math.isfinite(value):
@@ -217,7 +223,7 @@ class _Fit:
                     pending.append(loss.detach())
                 if accumulate > 1:
                     loss = loss / self._group_size()
-                (self.scaler.scale(loss) if self.scaler else loss).backward()
+                (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
             state.batch += 1
             if state.batch % accumulate and state.batch < self.batches.steps_per_epoch:
                 continue
@@ -314,7 +320,9 @@ class _Fit:
                 evaluate(self.model, self.objective, self.validation, device=self.device, precision=self.settings.precision)
             )
             self.recorder.metrics({f"validation/{name}": value for name, value in metrics.items()}, step=state.step, epoch=epochs_done)
-            self.progress(Progress(state.step, self.total, state.epoch, self.settings.epochs, {f"validation/{k}": v for k, v in metrics.items()}))
+            self.progress(
+                Progress(state.step, self.total, state.epoch, self.settings.epochs, {f"validation/{k}": v for k, v in metrics.items()})
+            )
             self._keep_best(metrics[self.objective.monitor[0]])
         state.epoch, state.batch = state.epoch + 1, 0
         self.stopped_early = bool(self.settings.patience) and state.stale_epochs >= self.settings.patience

@@ -11,13 +11,13 @@ from torch import Tensor
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (all devices) with `seed` (0 … 2³²−1)."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 — third-party transforms still draw from the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state of every generator: tensors for a safetensors file, and JSON values."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     assert name == "MT19937"
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64))}
     if torch.cuda.is_available():
@@ -32,7 +32,7 @@ def restore(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Put every generator back to what `capture` saw. Devices that are not here now are passed over."""
     torch.set_rng_state(tensors["torch"])
     position, has_gauss, cached = values["numpy"]
-    np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
     if torch.cuda.is_available():

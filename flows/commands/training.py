@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="What to run and what to change, in Hydra's syntax: experiment=mlp_mnist model.hidden=[256,128] optimizer=adam trainer.epochs=3",
+        help="What to run and what to change, in Hydra's syntax: experiment=mlp_mnist model.hidden=[256,128] optimizer=adam",
         autocompletion=complete.overrides,
         show_default=False,
     ),
@@ -79,7 +79,9 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
             except RunError as error:
                 if session.training.run is None:
                     raise
-                raise RunError(f"{error}\nlab: {session.training.run} keeps its last checkpoint: lab train --resume {session.training.run}") from error
+                raise RunError(
+                    f"{error}\nlab: {session.training.run} keeps its last checkpoint: lab train --resume {session.training.run}"
+                ) from error
 
 
 def _load_prefect(environment: dict[str, str]) -> None:
@@ -95,7 +97,7 @@ def _under_prefect(session: Session, request: dict[str, Any]) -> dict[str, Any]:
 
     module.adopt(session)
     parameters = from_overrides(request.get("overrides", []))
-    state = module.train_flow(**parameters, resume=request.get("resume", ""), return_state=True)
+    state: Any = module.train_flow(**parameters, resume=request.get("resume", ""), return_state=True)
     if state.is_completed():
         return dict(state.result())
     if state.is_cancelled():

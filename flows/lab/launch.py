@@ -5,6 +5,7 @@ crash: clears away what a killed predecessor left behind (MLflow's web process o
 MLflow's database, and lets the worker wait for its server.
 """
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -88,21 +89,30 @@ def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migra
     It is made under a temporary name and renamed when complete: MLflow can not take up its migrations again where a power cut left
     them (Prefect can), so a half-made database must never count. What was left of one is thrown away.
 
+    Of several processes that want it at once one makes it, and the others wait.
+
     Raises:
-        RunError: the migration failed; its output went to stdout and stderr.
+        RunError: the migration failed; its output goes to stderr.
     """
     database = settings.mlflow_database
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     making = database.with_suffix(".making")
-    for rest in database.parent.glob(f"{making.name}*"):
-        rest.unlink()
-    if subprocess.run(migration(settings, making), env=os.environ | settings.mlflow_environment(), check=False).returncode:
-        raise RunError(f"the database {database} could not be made")
-    with closing(sqlite3.connect(making)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is still in the write-ahead log would not be renamed with it
-    making.rename(database)
+    with database.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when its holder dies
+        if database.exists():
+            return
+        for rest in database.parent.glob(f"{making.name}*"):
+            rest.unlink()
+        command, environment = migration(settings, making), os.environ | settings.mlflow_environment()
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if made.returncode:
+            sys.stderr.write(made.stderr)
+            raise RunError(f"the database {database} could not be made")
+        with closing(sqlite3.connect(making)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is still in the write-ahead log would not be renamed with it
+        making.rename(database)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from flows.lab import health
+from flows.lab.launch import make_mlflow_database
+from flows.lab.settings import Settings
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -38,3 +42,11 @@ def tracking_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):  # again, for where somebody imported MLflow earlier
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly."""
+    if settings.remote_mlflow or health.answers(settings, "mlflow"):
+        return settings.mlflow_uri
+    make_mlflow_database(settings)
+    return settings.mlflow_store

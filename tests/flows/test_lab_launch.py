@@ -37,7 +37,7 @@ def test_a_database_appears_complete(settings: Settings) -> None:
     launch.make_mlflow_database(settings, migration("c.close()"))
     with closing(sqlite3.connect(settings.mlflow_database)) as made:
         assert made.execute("select count(*) from t").fetchall() == [(0,)]
-    assert [file.name for file in settings.home.iterdir()] == ["mlflow.db"]
+    assert sorted(file.name for file in settings.home.iterdir()) == ["mlflow.db", "mlflow.lock"]
 
 
 def test_what_was_only_in_the_write_ahead_log_is_kept(settings: Settings) -> None:

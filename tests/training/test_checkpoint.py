@@ -36,7 +36,9 @@ def test_tied_weights_are_stored_once_and_come_back_under_both_names(tmp_path):
 
 def test_views_of_one_storage_keep_their_own_values(tmp_path):
     base = torch.arange(6.0)
-    back = read_tensors(write_tensors(tmp_path / "x.safetensors", {"head": base[:3], "tail": base[3:], "turned": base.view(2, 3).T}, {})).tensors
+    back = read_tensors(
+        write_tensors(tmp_path / "x.safetensors", {"head": base[:3], "tail": base[3:], "turned": base.view(2, 3).T}, {})
+    ).tensors
     assert back["head"].tolist() == [0, 1, 2]
     assert back["tail"].tolist() == [3, 4, 5]
     assert back["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]

@@ -71,7 +71,9 @@ def model(dropout=0.5):
     return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
 
 
-def train(settings, *, folder=None, network=None, optimizer=None, schedule=None, stopping=lambda: False, recorder=None, split=None, batch_size=6):
+def train(
+    settings, *, folder=None, network=None, optimizer=None, schedule=None, stopping=lambda: False, recorder=None, split=None, batch_size=6
+):
     """One training with everything that can vary between two runs held still; returns (fitted, recorder)."""
     recorder = recorder or Memory()
     randomness.seed_everything(7)
@@ -138,7 +140,9 @@ def test_the_learning_rate_follows_the_schedule():
 def test_clipping_bounds_the_step():
     network = model(dropout=0.0)
     before = [p.detach().clone() for p in network.parameters()]
-    train(Trainer(epochs=1, max_steps=1, clip_norm=0.01), network=network, optimizer=GradientDescent(learning_rate=1.0), schedule=Constant())
+    train(
+        Trainer(epochs=1, max_steps=1, clip_norm=0.01), network=network, optimizer=GradientDescent(learning_rate=1.0), schedule=Constant()
+    )
     moved = math.sqrt(sum((a - b).square().sum().item() for a, b in zip(before, network.parameters(), strict=True)))
     assert moved == pytest.approx(0.01, rel=1e-3)
 
