@@ -8,7 +8,6 @@ finds its standard input closed, writes a checkpoint and ends: nothing is left b
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import json
 import os
 import queue

@@ -1,9 +1,14 @@
-"""What several tests of the flows need: a tracking database whose tables are made once a session, and a run folder."""
+"""What several tests of the flows need: a tracking database whose tables are made once a session, a run folder,
+and a lab that is not running, with data prepared once a session."""
 
 import shutil
+import socket
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+
+from flows.lab.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,25 @@ def run_folder(tmp_path: Path) -> Path:
     path = tmp_path / "runs" / "mlp_digits-20261122-134512-3f9a"
     path.mkdir(parents=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LAB_HOME/data with the digits prepared; importing scikit-learn takes seconds."""
+    from flows.experiment import data_section, prepare_data
+
+    settings = Settings(tmp_path_factory.mktemp("digits"))
+    prepare_data({"data": data_section(["data=digits"])}, settings)
+    return settings.data
+
+
+@pytest.fixture
+def settings(tmp_path: Path, digits: Path, mlflow_tables: Path) -> Settings:
+    """A lab of the test's own that is not running: nothing listens on its ports; the digits are prepared."""
+    with ExitStack() as stack:
+        ports = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))).getsockname()[1] for _ in range(2)]
+    home = tmp_path / "lab"
+    home.mkdir()
+    (home / "data").symlink_to(digits)
+    shutil.copy(mlflow_tables, home / "mlflow.db")
+    return Settings(home, prefect_port=ports[0], mlflow_port=ports[1])
