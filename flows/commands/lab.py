@@ -2,12 +2,16 @@
 
 import signal
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from components.errors import RunError
 from flows.commands.output import Json, Output
+
+if TYPE_CHECKING:
+    from flows.lab.settings import Settings
 
 
 def up(
@@ -28,7 +32,14 @@ def up(
             started = servers.up(settings, progress.say, timeout=timeout)
         except KeyboardInterrupt:
             raise RunError("stopped before everything was up; nothing is left running") from None
-    facts = {"started": started, "prefect": settings.prefect_ui, "mlflow": settings.mlflow_uri, "home": str(settings.home)}
+        delivered = _deliver_pending(settings, progress.say) if started else 0
+    facts = {
+        "started": started,
+        "delivered": delivered,
+        "prefect": settings.prefect_ui,
+        "mlflow": settings.mlflow_uri,
+        "home": str(settings.home),
+    }
     if started:
         output.say(f"the lab is up after {time.monotonic() - begin:.1f} s; everything is kept in {settings.home}")
     else:
@@ -45,6 +56,17 @@ def up(
         except KeyboardInterrupt:
             servers.down(settings, output.say)
             output.say("the lab is stopped")
+
+
+def _deliver_pending(settings: "Settings", say: Callable[[str], None]) -> int:
+    """Bring MLflow what earlier runs could not; returns how many runs that was."""
+    from flows.records.courier import deliver_pending
+    from flows.session import EXPERIMENT
+
+    receipts = deliver_pending(settings.runs, settings.mlflow_uri, experiment=EXPERIMENT, artifacts=settings.artifacts.as_uri())
+    for run, receipt in receipts.items():
+        say(f"delivered {run} to MLflow" if receipt.complete else f"{run} is not delivered yet: {receipt.trouble}")
+    return sum(receipt.complete for receipt in receipts.values())
 
 
 def down(*, json: Json = False) -> None:

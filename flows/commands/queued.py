@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from components.errors import Interrupted, RunError
@@ -19,6 +20,7 @@ def submit(output: Output, overrides: list[str], resume: str, *, watch: bool) ->
         RunError: the run that was watched did not complete.
     """
     settings = Settings.load()
+    overrides = [absolute(text) for text in overrides]
     if not resume:
         from flows.config.build import validate
         from flows.config.compose import compose
@@ -40,3 +42,14 @@ def submit(output: Output, overrides: list[str], resume: str, *, watch: bool) ->
     output.table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in sorted(found.get("metrics", {}).items())])
     output.say(f"MLflow: {found.get('url')}")
     output.finish(**found)
+
+
+def absolute(override: str) -> str:
+    """`data.path=pictures` → `data.path=/home/…/pictures`: the worker's current folder is another one. Other overrides stay."""
+    key, _, value = override.partition("=")
+    if value and not value.startswith(("/", "~", "'", '"', "$")):
+        if key.endswith(".path"):
+            return f"{key}='{Path(value).absolute()}'"
+        if key == "pretrained" and value.startswith("file:") and not value.startswith(("file:/", "file:~")):
+            return f"{key}='file:{Path(value.removeprefix('file:')).absolute()}'"
+    return override
