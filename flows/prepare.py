@@ -56,7 +56,7 @@ def prepare_data_flow(data: DataName = "mnist", overrides: list[str] = []) -> di
 
 
 def _page(card: dict[str, Any]) -> str:
-    rows = "\n".join(f"| {split} | {count} |" for split, count in card["counts"].items())
+    rows = "\n".join(f"| {split} | {count['examples']} |" for split, count in card["counts"].items())
     return (
         f"## {card['name']}\n\nSource: {card['source']}\n\nLicence: {card['licence']}\n\nFingerprint: `{card['fingerprint']}`\n\n"
         f"| split | examples |\n|---|---|\n{rows}\n"

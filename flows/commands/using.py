@@ -29,7 +29,7 @@ def prepare(
     prepared = prepare_data({"data": data_section(overrides)}, settings, tell=lambda line: output.say(line["text"]))
     seconds = round(time.monotonic() - began, 3)
     card = prepared.card
-    output.table(["split", "examples"], [[split, str(count)] for split, count in card["counts"].items()])
+    output.table(["split", "examples"], [[split, str(count["examples"])] for split, count in card["counts"].items()])
     for key in ("source", "licence", "fingerprint"):
         output.say(f"{key:<12} {card[key]}")
     output.say(f"{'folder':<12} {prepared.folder}")
