@@ -58,7 +58,6 @@ def new_run_name(config: Mapping[str, Any]) -> str:
 def create(config: dict[str, Any], settings: Settings, name: str | None = None) -> Path:
     """Make the folder of a new run with its configuration in it; returns the folder."""
     folder = settings.runs / (name or new_run_name(config))
-    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config)
     return folder
 
@@ -284,7 +283,9 @@ def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journ
             save_outcomes(folder / "outcomes" / name, outcomes)
             metrics |= {f"{name}/{key}": value for key, value in training.objective.metrics(outcomes).items()}
     state = training.fitted.state
-    journal.metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=state.step, epoch=state.epoch)
+    # The point stands where the weights are from, which is not where the training ended.
+    step, epoch = (state.best_step, state.best_epoch + 1) if state.best_step else (state.step, state.epoch)
+    journal.metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=step, epoch=epoch)
     return metrics
 
 

@@ -26,7 +26,7 @@ def curves(history: History, *, monitor: tuple[str, Literal["max", "min"]] | Non
     """Loss and metrics over the course of training.
 
     Series are named SPLIT/QUANTITY, SPLIT being train, validation or test; others, the learning rate and the speed are passed over.
-    Validation NLL stands beside the training loss where there is no validation loss. Values that are NaN or infinite leave a gap and a
+    Validation and test NLL stand beside the training loss where their splits have no loss. Values that are NaN or infinite leave a gap and a
     cross at the foot of the panel.
 
     Args:
@@ -72,7 +72,7 @@ def _panels(history: History) -> dict[str, dict[str, Sequence[tuple[int, float]]
     for name, points in history.items():
         split, _, quantity = name.partition("/")
         if split in SPLITS and quantity and quantity not in SIDE_SHOWS and points:
-            if quantity == "nll" and split == "validation" and "validation/loss" not in history:
+            if quantity == "nll" and split != "train" and f"{split}/loss" not in history:
                 quantity = "loss"
             panels.setdefault(quantity, {})[name] = points
     first = {quantity: panels[quantity] for quantity in sorted(panels, key=lambda quantity: quantity != "loss")}
