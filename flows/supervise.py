@@ -79,7 +79,8 @@ class Training:
         assert process.stdout is not None
         with process.stdout as said:
             for line in said:
-                lines.put(json.loads(line))
+                with contextlib.suppress(ValueError):  # a killed trainer may leave half a line
+                    lines.put(json.loads(line))
         lines.put(None)
 
     def _say(self, line: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -52,6 +52,12 @@ class Output:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
+
+    def fail(self, message: str, **facts: Any) -> NoReturn:
+        """End the command with exit code 1 although it has an answer: one line on stderr, and the one JSON object holds both."""
+        typer.echo(f"lab: {message}", err=True)
+        self.finish(**facts, error=message, exit_code=1)
+        raise typer.Exit(1)
 
     def finish(self, **facts: Any) -> None:
         """The command's answer as JSON; printed last, and only with `--json`."""

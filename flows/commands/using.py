@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from components.errors import DataError, LabError, RequestError, RunError
+from components.errors import DataError, LabError, RequestError
 from flows.commands import complete
 from flows.commands.output import Json, Output
 from flows.commands.training import Overrides
@@ -88,10 +88,9 @@ def predict(
         answers.append({"file": given, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
         rows.append([given, *(_in_words(answer))])
     output.table(["file", "answer", "also possible"], rows)
+    if all("error" in answer for answer in answers):
+        output.fail("none of the files could be used", run=folder.name, predictions=answers)
     output.finish(run=folder.name, predictions=answers)
-    failed = sum("error" in answer for answer in answers)
-    if failed == len(answers):
-        raise RunError("none of the files could be used")
 
 
 def _in_words(answer: dict[str, Any] | LabError) -> list[str]:

@@ -46,13 +46,34 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settings.data
 
 
-@pytest.fixture
-def settings(tmp_path: Path, digits: Path, mlflow_tables: Path) -> Settings:
-    """A lab of the test's own that is not running: nothing listens on its ports; the digits are prepared."""
+def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
-        ports = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))).getsockname()[1] for _ in range(2)]
-    home = tmp_path / "lab"
+        return [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))).getsockname()[1] for _ in range(count)]
+
+
+def _new_lab(home: Path, digits: Path) -> Settings:
     home.mkdir()
     (home / "data").symlink_to(digits)
-    shutil.copy(mlflow_tables, home / "mlflow.db")
-    return Settings(home, prefect_port=ports[0], mlflow_port=ports[1])
+    prefect, mlflow = _free_ports(2)
+    return Settings(home, prefect_port=prefect, mlflow_port=mlflow)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, digits: Path) -> Settings:
+    """A lab of the test's own that is not running: nothing listens on its ports; the digits are prepared."""
+    return _new_lab(tmp_path / "lab", digits)
+
+
+@pytest.fixture
+def tracked_settings(settings: Settings, mlflow_tables: Path) -> Settings:
+    """The same, with MLflow's tables made."""
+    shutil.copy(mlflow_tables, settings.mlflow_database)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def module_settings(tmp_path_factory: pytest.TempPathFactory, digits: Path, mlflow_tables: Path) -> Settings:
+    """A lab as `tracked_settings`, which the tests of a file share."""
+    settings = _new_lab(tmp_path_factory.mktemp("module") / "lab", digits)
+    shutil.copy(mlflow_tables, settings.mlflow_database)
+    return settings

@@ -67,7 +67,7 @@ def test_killed_then_left_alone(settings: Settings, undisturbed: Path) -> None:
     assert_same(train(settings, "killed"), undisturbed)
 
 
-def test_no_point_is_lost_or_doubled_in_mlflow(settings: Settings, undisturbed: Path) -> None:
+def test_no_point_is_lost_or_doubled_in_mlflow(tracked_settings: Settings, undisturbed: Path) -> None:
     from flows.records.tracking import tracking_client
 
     kill_at, killed = random.Random(SEED + 2).randrange(20, STEPS - 100), []
@@ -77,7 +77,7 @@ def test_no_point_is_lost_or_doubled_in_mlflow(settings: Settings, undisturbed: 
             killed.append(session.training.pid)
             session.training.process.kill()
 
-    with Session({"overrides": [*EVERYTHING_RANDOM, "trainer.checkpoint_seconds=0"]}, settings, watch=watch) as session:
+    with Session({"overrides": [*EVERYTHING_RANDOM, "trainer.checkpoint_seconds=0"]}, tracked_settings, watch=watch) as session:
         session.accept()
         session.reach("prepare")
         with pytest.raises(TrainerDied, match=r"the trainer process was killed by SIGKILL \(is there enough memory\?\)"):
@@ -91,7 +91,7 @@ def test_no_point_is_lost_or_doubled_in_mlflow(settings: Settings, undisturbed: 
     folder = session.training.folder
     assert (receipt.trouble, receipt.complete) == (None, True)
     assert_same(folder, undisturbed)
-    client = tracking_client(settings.mlflow_store)
+    client = tracking_client(tracked_settings.mlflow_store)
     assert receipt.mlflow_run_id is not None
     run = client.get_run(receipt.mlflow_run_id)
     assert run.info.status == "FINISHED"
