@@ -15,7 +15,7 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
-    from benchmarks.report import machine, table  # noqa: PLC0415 — `--help` at once
+    from benchmarks.report import machine, table
 
     print(machine(), flush=True)
     rows = []

@@ -78,10 +78,10 @@ def by_hand(setting: Setting, data: Synthetic, fused: bool | None) -> Iterator[N
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=fused)
     steps = itertools.count(1)
     while True:
-        for index in torch.randperm(len(targets)).split(setting.batch_size):
+        for index in torch.split(torch.randperm(len(targets)), setting.batch_size):
             loss = F.cross_entropy(model(inputs[index]), targets[index])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if next(steps) % BLOCK == 0:
                 yield

@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,17 @@ def table(rows: Sequence[Row]) -> str:
 
 def machine() -> str:
     """One line on when and where: date, processor, torch, and how busy the machine was already."""
-    import torch  # noqa: PLC0415 — `--help` needs none
+    import torch
 
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()},"
-        f" torch {torch.__version__}, load average {load}"
-    )
+    now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{now}, {_processor()}, {os.cpu_count()} cores, {versions}, load average {load}"
 
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -115,7 +115,9 @@ class Recorder(Protocol):
 class Optimizer(Protocol):
     """An optimizer's rule and numbers, before it meets parameters (a frozen dataclass; its fields are its hyperparameters)."""
 
-    learning_rate: float
+    @property
+    def learning_rate(self) -> float:
+        """The rate that a schedule's factor multiplies."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters."""
