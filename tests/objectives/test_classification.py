@@ -172,3 +172,12 @@ def test_the_objective_alone_imports_no_plotting_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_an_answer_names_the_likeliest_classes_with_their_probabilities() -> None:
+    objective = Classification(classes=4, class_names=["a", "b", "c", "d"])
+    logits = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
+    answers = objective.answer(lambda _: logits, {"inputs": torch.zeros(1, 1)})["answers"]
+    assert [answer["label"] for answer in answers] == ["b", "c", "a"]
+    total = sum(math.exp(value) for value in (1, 3, 2, -1))
+    assert [answer["probability"] for answer in answers] == pytest.approx([math.exp(value) / total for value in (3, 2, 1)])
