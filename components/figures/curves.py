@@ -26,8 +26,8 @@ def curves(history: History, *, monitor: tuple[str, Literal["max", "min"]] | Non
     """Loss and metrics over the course of training.
 
     Series are named SPLIT/QUANTITY, SPLIT being train, validation or test; others, the learning rate and the speed are passed over.
-    Validation and test NLL stand beside the training loss where their splits have no loss. Values that are NaN or infinite leave a gap and a
-    cross at the foot of the panel.
+    Validation and test NLL stand beside the training loss where their splits have no loss. Values that are NaN or infinite leave a gap
+    and a cross at the foot of the panel.
 
     Args:
         history: the series, in any order.
