@@ -12,10 +12,16 @@ like the rest of the gradient; AdamW shrinks θ by ηλθ beside the rule's own 
 with torch 2.14 on two CPU cores, microseconds a step for an MLP 32-64-64-10 and for 784-256-128-10, torch's default against fused:
 momentum 61 → 39 and 108 → 64, Adagrad 121 → 60 and 288 → 131, Adam 191 → 72 and 459 → 170. Plain gradient descent gains nothing
 (28 → 33, 47 → 50). For the same reason there are two parameter groups only where weight decay makes a difference between them.
+
+**No compiler.** torch wraps its optimizers' methods for `torch.compile`, and the first call of any imports the whole compiler, which
+takes longer than importing the rest of torch, and every later call goes through the wrapper. What is built here are subclasses with
+the bare methods: the same arithmetic, bit for bit. The optimizer's step is never compiled by the lab, so nothing is lost by it.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 import torch
@@ -49,7 +55,7 @@ class GradientDescent:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
-        return torch.optim.SGD(_groups(model, self.weight_decay), lr=self.learning_rate)
+        return _eager(torch.optim.SGD)(_groups(model, self.weight_decay), lr=self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ class Momentum:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
         groups = _groups(model, self.weight_decay)
-        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, fused=_fused(model))
+        return _eager(torch.optim.SGD)(groups, lr=self.learning_rate, momentum=self.momentum, fused=_fused(model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +97,7 @@ class Nesterov:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
         groups = _groups(model, self.weight_decay)
-        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=True, fused=_fused(model))
+        return _eager(torch.optim.SGD)(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=True, fused=_fused(model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +117,7 @@ class Adagrad:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
         groups = _groups(model, self.weight_decay)
-        return torch.optim.Adagrad(groups, lr=self.learning_rate, eps=self.epsilon, fused=_fused(model))
+        return _eager(torch.optim.Adagrad)(groups, lr=self.learning_rate, eps=self.epsilon, fused=_fused(model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +140,7 @@ class Adadelta:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
-        return torch.optim.Adadelta(_groups(model, self.weight_decay), lr=self.learning_rate, rho=self.rho, eps=self.epsilon)
+        return _eager(torch.optim.Adadelta)(_groups(model, self.weight_decay), lr=self.learning_rate, rho=self.rho, eps=self.epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +161,7 @@ class RMSprop:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
-        return torch.optim.RMSprop(_groups(model, self.weight_decay), lr=self.learning_rate, alpha=self.decay, eps=self.epsilon)
+        return _eager(torch.optim.RMSprop)(_groups(model, self.weight_decay), lr=self.learning_rate, alpha=self.decay, eps=self.epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +185,7 @@ class Adam:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
         groups, betas = _groups(model, self.weight_decay), (float(self.beta1), float(self.beta2))
-        return torch.optim.Adam(groups, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=_fused(model))
+        return _eager(torch.optim.Adam)(groups, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=_fused(model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +209,15 @@ class AdamW:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the model's trainable parameters; ValueError if there are none."""
         groups, betas = _groups(model, self.weight_decay), (float(self.beta1), float(self.beta2))
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=_fused(model))
+        return _eager(torch.optim.AdamW)(groups, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=_fused(model))
+
+
+@cache
+def _eager(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The torch optimizer class `kind` without what torch puts around its methods for the compiler."""
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "__module__": kind.__module__, **bare, "step": step})
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

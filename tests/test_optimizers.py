@@ -1,6 +1,8 @@
 """Every rule against the papers' formulas in plain Python, and the parameter groups."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -231,3 +233,51 @@ def test_builds_on_the_meta_device(optimizer):
     with torch.device("meta"):
         model = nn.Linear(2, 2)
     assert len(optimizer().build(model).param_groups[0]["params"]) >= 1
+
+
+RULES = [
+    (GradientDescent(), torch.optim.SGD, {"lr": 0.1}),
+    (Momentum(), torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "fused": True}),
+    (Nesterov(), torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True, "fused": True}),
+    (Adagrad(), torch.optim.Adagrad, {"lr": 0.01, "fused": True}),
+    (Adadelta(), torch.optim.Adadelta, {"lr": 1.0, "rho": 0.95}),
+    (RMSprop(), torch.optim.RMSprop, {"lr": 0.001, "alpha": 0.9}),
+    (Adam(), torch.optim.Adam, {"lr": 0.001, "fused": True}),
+    (AdamW(weight_decay=0.0), torch.optim.AdamW, {"lr": 0.001, "weight_decay": 0.0, "fused": True}),
+]
+
+
+@pytest.mark.parametrize(("rule", "kind", "arguments"), RULES, ids=lambda part: type(part).__name__)
+def test_the_bare_methods_compute_what_torchs_own_do_bit_for_bit(rule, kind, arguments):
+    weights = []
+    for build in (rule.build, lambda model: kind(model.parameters(), **arguments)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+        optimizer = build(model)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.randn(4, 5)).square().sum().backward()
+            optimizer.step()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(*weights)
+    assert isinstance(rule.build(model), kind)
+
+
+def test_a_step_does_not_import_the_compiler():
+    """It takes longer than the rest of torch, at the start of every training."""
+    program = """
+import sys, torch
+from torch import nn
+from components.optimizers import Adadelta, Adagrad, Adam, AdamW, GradientDescent, Momentum, Nesterov, RMSprop
+for rule in (GradientDescent, Momentum, Nesterov, Adagrad, Adadelta, RMSprop, Adam, AdamW):
+    model = nn.Linear(2, 2)
+    optimizer = rule().build(model)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert not any(parameter.grad is not None for parameter in model.parameters())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
