@@ -140,7 +140,7 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
             )
             return record.with_options(assets=[asset])(session, run)
         except (Interrupted, CancelledRun) as error:
-            return Cancelled(message=f"{error}; go on with: lab train --resume {session.run}")
+            return Cancelled(message=f"{error}; go on with: lab train --resume {session.run}" if session.training.run else str(error))
 
 
 train_flow = flow(name="train", flow_run_name="{experiment}", persist_result=False, validate_parameters=True)(flat(train))

@@ -63,6 +63,7 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
     from flows.commands.display import Display
     from flows.lab import health
     from flows.session import Session, ask_to_stop_on_signals, train_here
+    from flows.supervise import TrainerDied
 
     with Display(output) as display, Session(request, settings, watch=display) as session:
         orchestrated = health.answers(settings, "prefect", timeout=0.5)
@@ -74,14 +75,10 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
                 if not orchestrated:
                     output.say("no lab is running (lab up starts one): training without Prefect, and writing MLflow's database directly")
                 return _under_prefect(session, request) if orchestrated else train_here(session)
-            except Interrupted as error:
-                raise Interrupted(f"{error}; its checkpoint is saved. Go on with: lab train --resume {session.training.run}") from None
-            except RunError as error:
-                if session.training.run is None:
+            except (Interrupted, TrainerDied) as error:
+                if not session.training.config:
                     raise
-                raise RunError(
-                    f"{error}\nlab: {session.training.run} keeps its last checkpoint: lab train --resume {session.training.run}"
-                ) from error
+                raise type(error)(f"{error}; go on from its last checkpoint with: lab train --resume {session.run}") from None
 
 
 def _load_prefect(environment: dict[str, str]) -> None:
