@@ -1,0 +1,136 @@
+"""Every benchmark runs in a tiny setting and gives numbers that can be; how large they are is no test's business."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import click, loop, places, recording, start, threads
+from benchmarks.report import Row, difference, ratio, seconds, table
+from flows.lab.settings import Settings
+from flows.records.journal import Journal
+
+TINY = loop.Setting("tiny", 4, (8,), 8, 1000)
+
+
+def check(rows: list[Row]) -> None:
+    for row in rows:
+        assert row.ours > 0
+        assert row.reference is None or row.reference > 0
+        assert row.spread[0] <= row.spread[1]
+
+
+def test_a_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians():
+    row = ratio("what", [2.0, 30.0, 12.0], [1.0, 10.0, 3.0], unit="µs", scale=10.0, goal=2.5)
+    assert (row.ours, row.reference, row.value) == (120.0, 30.0, 3.0)
+    assert row.spread == (2.5, 3.5)
+    assert not row.met
+
+
+def test_a_difference_is_the_median_of_pairs():
+    row = difference("what", [3.0, 5.0, 9.0], [2.0, 1.0, 7.0], goal=2.0)
+    assert (row.ours, row.reference, row.value) == (5.0, 2.0, 2.0)
+    assert row.met
+
+
+def test_the_table_says_which_goal_is_missed():
+    rows = [seconds("fast", [1.0], goal=2.0), seconds("slow", [3.0, 5.0], goal=2.0), seconds("free", [4.0])]
+    lines = table(rows).splitlines()[2:]
+    assert lines[0] == "| fast | 1 s |  | 1.00 s | 1.00 … 1.00 | ≤ 2 s |"
+    assert lines[1] == "| slow | 4 s |  | 4.00 s | 3.50 … 4.50 | ≤ 2 s **missed** |"
+    assert lines[2] == "| free | 4 s |  | 4.00 s | 4.00 … 4.00 |  |"
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_shown():
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "lopo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no benchmark is called lopo; there are: loop, start, recording, click, threads" in done.stderr
+
+
+def test_the_loops_take_turns():
+    ours, theirs = loop.in_turns(TINY, steps=3 * loop.BLOCK, fused=True)
+    assert len(ours) == len(theirs) == 3
+    check(loop.measure(steps=2 * loop.BLOCK, settings=(TINY,)))
+
+
+def test_both_loops_learn_the_same_model():
+    first, second = loop.network(TINY), loop.network(TINY)
+    assert all((a == b).all() for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_journals_share_of_a_training_is_less_than_all_of_it():
+    assert 0 < recording.inside(TINY, 100) < recording.MINUTE
+
+
+def test_threads_trains_the_experiments_model():
+    assert threads.train("mlp_digits", 1, 10) > 0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "lab")
+
+
+def a_run(settings: Settings, name: str, milliseconds: int) -> None:
+    """A run folder whose first step was at a known time."""
+    folder = settings.runs / name
+    with Journal(folder) as journal:
+        journal.event("started")
+    with (folder / "journal.jsonl").open("a") as file:
+        file.write(f'{{"t":{milliseconds},"kind":"metrics","step":1,"epoch":0.1,"values":{{}}}}\n')
+    (folder / "config.json").write_text("{}")
+
+
+def test_the_first_step_is_found_in_the_new_runs_journal(settings):
+    a_run(settings, "old", 1_000)
+    known = places.runs(settings)
+    a_run(settings, "new", 2_500)
+    assert known == {"old"}
+    assert places.first_step_at(settings, known) == 2.5
+
+
+def test_a_run_that_never_starts_is_given_up(settings, monkeypatch):
+    monkeypatch.setattr(places, "PATIENCE", 0.1)
+    with pytest.raises(TimeoutError, match="no run in"):
+        places.first_step_at(settings, set())
+
+
+def test_a_lab_folder_is_empty_and_goes_away():
+    with places.lab_folder() as settings:
+        assert not settings.home.exists()
+        assert settings.prefect_port != settings.mlflow_port
+        settings.home.mkdir()
+    assert not settings.home.exists()
+
+
+def test_the_bare_script_takes_its_step():
+    assert 0 < start.bare() < 100
+
+
+def test_start_subtracts_the_bare_script(settings, monkeypatch):
+    @contextmanager
+    def place():
+        yield settings
+
+    taken = iter([9.0, 5.0, 6.0])
+    monkeypatch.setattr(start, "lab_folder", place)
+    monkeypatch.setattr(start, "ours", lambda _: next(taken))
+    monkeypatch.setattr(start, "bare", lambda: 4.0)
+    (row,) = start.measure(repetitions=2, with_lab=False)
+    assert (row.ours, row.reference, row.value) == (5.5, 4.0, 1.5)
+
+
+def test_click_shows_the_first_run_by_itself(settings, monkeypatch):
+    @contextmanager
+    def place():
+        yield settings
+
+    taken = iter([20.0, 9.0, 11.0])
+    monkeypatch.setattr(click, "running_lab", place)
+    monkeypatch.setattr(click, "lab", lambda *_: None)
+    monkeypatch.setattr(click, "click", lambda _: next(taken))
+    first, others = click.measure(repetitions=2)
+    assert (first.value, first.met) == (20.0, False)
+    assert (others.value, others.met) == (10.0, True)
