@@ -54,7 +54,7 @@ def train(experiment: str, threads: int, steps: int) -> float:
     from components.training.settings import Trainer
     from flows.config.build import build, validate
     from flows.config.compose import compose
-    from flows.experiment import build_model
+    from flows.parts import build_model
 
     config = validate(compose([f"experiment={experiment}"]))
     trainer: Trainer = replace(build(config["trainer"]), threads=threads, max_steps=steps, epochs=steps, diagnose_every=0)

@@ -16,35 +16,31 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.data.batches import Batches
-from components.data.prepared import Prepared, fingerprint, prepare
-from components.data.sources import Sources
+from components.data.prepared import Prepared
 from components.errors import Interrupted, RequestError, RunError
-from components.protocols import DataSet, Objective, Outcomes
+from components.protocols import Objective
 from components.training import randomness
-from components.training.checkpoint import Checkpoints, read_tensors, weights_sha256, write_tensors
+from components.training.checkpoint import Checkpoints, weights_sha256
 from components.training.device import choose, configure
-from components.training.loop import Fitted, Progress, evaluate, fit
+from components.training.evaluation import evaluate
+from components.training.loop import Fitted, Progress, fit
 from components.training.settings import Trainer
-from flows.config.build import build, validate
-from flows.config.compose import compose
+from flows.config.build import build
 from flows.lab.settings import Settings
+from flows.parts import Tell, build_model, load_model, load_outcomes, prepare_data, save_model, save_outcomes, write_json
 from flows.records.journal import Journal, history, read
 from flows.records.reproducible import environment
-
-Tell = Callable[[dict[str, Any]], None]
-"""Told of progress as it happens: small JSON-able dicts with a `kind`."""
 
 EVALUATION_BATCH = 500
 """Examples a batch when nothing is learned; larger ones gain nothing on a CPU."""
@@ -58,7 +54,7 @@ def new_run_name(config: Mapping[str, Any]) -> str:
 def create(config: dict[str, Any], settings: Settings, name: str | None = None) -> Path:
     """Make the folder of a new run with its configuration in it; returns the folder."""
     folder = settings.runs / (name or new_run_name(config))
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     return folder
 
 
@@ -120,58 +116,6 @@ def run(
             raise
         Checkpoints(folder / "checkpoints").clear()
         return dict(result)
-
-
-def data_section(overrides: Sequence[str]) -> dict[str, Any]:
-    """The validated `data` section of a request that is about data alone: `["data=mnist", "data.split_seed=1"]`."""
-    for text in overrides:
-        if not text.startswith(("data=", "data.")):
-            raise RequestError(f"{text!r}: preparing data takes only data=NAME and data.KEY=VALUE")
-    section: dict[str, Any] = validate(compose(["model=mlp", *overrides]))["data"]  # any model: it is not built
-    return section
-
-
-def prepared_folder(section: Mapping[str, Any], settings: Settings) -> Path:
-    """Where the data set is, or will be, prepared; known before any work is done."""
-    dataset: DataSet = build(section)
-    return settings.data / dataset.name / fingerprint(dataset.recipe())
-
-
-def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = lambda _: None) -> Prepared:
-    """The experiment's data set, prepared now or found prepared."""
-    dataset = build(config["data"])
-    sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
-    return prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
-
-
-def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:
-    """The model, initialised from the experiment's seed alone, and its objective."""
-    activation = build(config["activation"])
-    model: nn.Module = build(config["model"], activation=activation, **facts)
-    generator = torch.Generator().manual_seed(config["seed"])
-    build(config["initializer"]).initialize(model, activation=activation(), generator=generator)
-    return model, build(config["objective"], **facts)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A trained model with what it needs to be used: nothing of the training data but its facts."""
-
-    model: nn.Module
-    objective: Objective
-    config: dict[str, Any]
-    data: dict[str, Any]
-    """`name`, `fingerprint` and `facts` of the data it was trained on."""
-
-
-def load_model(folder: Path) -> Loaded:
-    """The model saved in a run's `model` folder, in evaluation mode on the CPU."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    with torch.random.fork_rng(devices=[]):
-        model, objective = build_model(config, data["facts"])
-    model.load_state_dict(read_tensors(folder / "model.safetensors").tensors)
-    return Loaded(model.eval(), objective, config, data)
 
 
 def evaluate_run(folder: Path, settings: Settings, *, split: str = "test", tell: Tell = lambda _: None) -> dict[str, float]:
@@ -268,7 +212,7 @@ def _fit(  # noqa: PLR0917 — one caller, which has all of them
         progress=progress,
         stopping=stopping,
     )
-    _save_model(folder / "model", fitted.weights, config, prepared)
+    save_model(folder / "model", fitted.weights, config, prepared)
     return _Trained(fitted, model, objective, device, trainer.precision)
 
 
@@ -319,41 +263,6 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
     if "test" in prepared.splits:
         for title, drawn in objective.figures(load_outcomes(folder / "outcomes" / "test"), prepared.splits["test"]).items():
             journal.figure(f"test/{title}", drawn, step=step)
-
-
-def save_outcomes(path: Path, outcomes: Outcomes) -> None:
-    """Write per-example outcomes: tensors as PATH.safetensors, lists as PATH.json."""
-    write_tensors(path.with_suffix(".safetensors"), {k: v for k, v in outcomes.items() if isinstance(v, Tensor)}, {})
-    lists = {key: value for key, value in outcomes.items() if not isinstance(value, Tensor)}
-    if lists:
-        _write_json(path.with_suffix(".json"), lists)
-
-
-def load_outcomes(path: Path) -> Outcomes:
-    """What `save_outcomes` wrote."""
-    lists = path.with_suffix(".json")
-    return {**read_tensors(path.with_suffix(".safetensors")).tensors, **(json.loads(lists.read_text("utf-8")) if lists.exists() else {})}
-
-
-def _save_model(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], prepared: Prepared) -> None:
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write_tensors(unfinished / "model.safetensors", weights, {})
-    _write_json(unfinished / "config.json", config)
-    _write_json(unfinished / "data.json", {"name": prepared.name, "fingerprint": prepared.fingerprint, "facts": dict(prepared.facts)})
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _check_same_data(said: list[dict[str, Any]], prepared: Prepared) -> None:

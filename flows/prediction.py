@@ -9,7 +9,7 @@ from typing import Any
 from components.errors import DataError, RequestError
 from components.protocols import DataSet
 from flows.config.build import build
-from flows.experiment import load_model
+from flows.parts import load_model
 
 
 def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:

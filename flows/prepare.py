@@ -18,7 +18,7 @@ from flows.lab.settings import Settings
 @task(name="compose", cache_policy=NO_CACHE, persist_result=False)
 def compose(overrides: list[str]) -> dict[str, Any]:
     """Judge the request; returns the data set's section of the configuration and the folder it is or will be prepared in."""
-    from flows.experiment import data_section, prepared_folder
+    from flows.parts import data_section, prepared_folder
 
     section = data_section(overrides)
     return {"section": section, "folder": str(prepared_folder(section, Settings.load()))}
@@ -33,7 +33,7 @@ def _while_it_is_there(_: TaskRunContext, arguments: dict[str, Any]) -> str | No
 @materialize("lab://data", name="prepare", cache_key_fn=_while_it_is_there, persist_result=True, retries=2, retry_delay_seconds=2)
 def prepare(section: dict[str, Any], folder: str) -> dict[str, Any]:  # noqa: ARG001 — `folder` is the cache key
     """Fetch and prepare; returns the data card."""
-    from flows.experiment import prepare_data as prepare_now
+    from flows.parts import prepare_data as prepare_now
 
     logger = get_run_logger()
     return dict(prepare_now({"data": section}, Settings.load(), tell=lambda line: logger.info(line["text"])).card)

@@ -185,3 +185,25 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state dict as tensors by name and JSON values."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{slot}"] = value
+            else:
+                numbers.setdefault(str(index), {})[slot] = value
+    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict that `flatten_optimizer` took apart."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in values["numbers"].items()}
+    for name, tensor in tensors.items():
+        index, _, slot = name.partition("/")
+        state.setdefault(int(index), {})[slot] = tensor
+    return {"state": state, "param_groups": values["groups"]}

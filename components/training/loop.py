@@ -14,31 +14,20 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import CheckpointError, Interrupted, NotFiniteError
-from components.protocols import Batch, Model, Objective, Optimizer, Outcomes, Recorder, Schedule
+from components.protocols import Batch, Model, Objective, Optimizer, Recorder, Schedule
 from components.training import randomness
-from components.training.checkpoint import Checkpoints, Snapshot
+from components.training.checkpoint import Checkpoints, Snapshot, flatten_optimizer, unflatten_optimizer
 from components.training.device import autocast, to_device
 from components.training.diagnostics import Diagnostics, first_not_finite
+from components.training.evaluation import BatchSource, evaluate
 from components.training.settings import Trainer
-
-
-class BatchSource(Protocol):
-    """Where batches come from: `components.data.batches.Batches`, or anything like it."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one epoch."""
-
-    def epoch(self, number: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number` (from 0), beginning with batch `first`."""
 
 
 @dataclass
@@ -112,29 +101,6 @@ def fit(
     return _Fit(
         model, objective, batches, validation, optimizer, schedule, settings, device, recorder, checkpoints, progress, stopping
     ).run()
-
-
-def evaluate(model: nn.Module, objective: Objective, batches: BatchSource, *, device: torch.device, precision: str = "float32") -> Outcomes:
-    """Every example's outcome, in the order of `batches`; the model is left in the mode it was in."""
-    training = model.training
-    model.eval()
-    dtype = torch.float64 if precision == "float64" else None
-    try:
-        with torch.no_grad(), autocast(device, precision):
-            rows = [objective.outcomes(model, to_device(batch, device, dtype)) for batch in batches.epoch(0)]
-    finally:
-        model.train(training)
-    return join(rows)
-
-
-def join(rows: list[Outcomes]) -> Outcomes:
-    """The outcomes of several batches as one: tensors concatenated along their first dimension, lists chained."""
-    if not rows:
-        return {}
-    return {
-        key: torch.cat([row[key] for row in rows]) if isinstance(first, Tensor) else [item for row in rows for item in row[key]]
-        for key, first in rows[0].items()
-    }
 
 
 class _Fit:
@@ -360,7 +326,7 @@ class _Fit:
         if self.best and self.best_file is None:
             self.best_file = self.checkpoints.save_best(self.state.best_step, self.best)
         generators, generator_values = randomness.capture()
-        moments, groups = _flatten(self.optimizer.state_dict())
+        moments, groups = flatten_optimizer(self.optimizer.state_dict())
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
         tensors |= {f"generators/{name}": tensor for name, tensor in generators.items()}
@@ -384,7 +350,7 @@ class _Fit:
             parts[kind][rest] = tensor
         try:
             self.model.load_state_dict(parts["model"])
-            self.optimizer.load_state_dict(_unflatten(parts["optimizer"], values["optimizer"]))
+            self.optimizer.load_state_dict(unflatten_optimizer(parts["optimizer"], values["optimizer"]))
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint at step {values['step']} belongs to another model or optimizer") from error
         self.state = State(**values["state"])
@@ -395,24 +361,3 @@ class _Fit:
             torch.set_num_threads(values["threads"])  # sums depend on how they are split
         randomness.restore(parts["generators"], values["generators"])
         self.stopped_early = bool(self.settings.patience) and self.state.stale_epochs >= self.settings.patience
-
-
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state dict as tensors by name and JSON values."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, slots in state["state"].items():
-        for slot, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}/{slot}"] = value
-            else:
-                numbers.setdefault(str(index), {})[slot] = value
-    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
-
-
-def _unflatten(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in values["numbers"].items()}
-    for name, tensor in tensors.items():
-        index, _, slot = name.partition("/")
-        state.setdefault(int(index), {})[slot] = tensor
-    return {"state": state, "param_groups": values["groups"]}

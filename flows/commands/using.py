@@ -22,8 +22,8 @@ def prepare(
     """Prepare a data set: fetch, verify, split, store under its fingerprint."""
     import time
 
-    from flows.experiment import data_section, prepare_data
     from flows.lab.settings import Settings
+    from flows.parts import data_section, prepare_data
 
     output, settings, began = Output(json), Settings.load(), time.monotonic()
     prepared = prepare_data({"data": data_section(overrides)}, settings, tell=lambda line: output.say(line["text"]))

@@ -45,7 +45,7 @@ class Served:
 
 def _load_pyfunc(data_path: str) -> Served:
     """MLflow's entry point; `data_path` is the model folder (model.safetensors, config.json, data.json)."""
-    from flows.experiment import load_model
+    from flows.parts import load_model
 
     loaded = load_model(Path(data_path))
     return Served(loaded.model.eval(), tuple(loaded.data["facts"]["input_shape"]))

@@ -13,7 +13,7 @@ from trainings import TINY, curves, events, here, result
 from components.data.batches import Batches
 from components.errors import CheckpointError, Interrupted, NotFiniteError, RequestError, RunError
 from components.training.checkpoint import read_tensors, weights_sha256
-from flows import experiment
+from flows import experiment, parts
 from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab.settings import Settings
@@ -209,9 +209,9 @@ def test_run_names_sort_by_time_and_differ() -> None:
 
 def test_only_data_is_prepared(settings: Settings) -> None:
     with pytest.raises(RequestError, match=r"^'seed=1': preparing data takes only data=NAME and data.KEY=VALUE$"):
-        experiment.data_section(["data=digits", "seed=1"])
-    section = experiment.data_section(["data=digits", "data.test=100"])
+        parts.data_section(["data=digits", "seed=1"])
+    section = parts.data_section(["data=digits", "data.test=100"])
     assert section["test"] == 100
-    folder = experiment.prepared_folder(section, settings)
+    folder = parts.prepared_folder(section, settings)
     assert folder.parent == settings.data / "digits"
     assert not folder.exists()

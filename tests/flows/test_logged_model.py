@@ -16,7 +16,7 @@ from run_folders import CONFIG, begin, model_folder, result
 from safetensors.torch import save_file
 
 from components.errors import RunError
-from flows.experiment import build_model
+from flows.parts import build_model
 from flows.records import logged_model
 from flows.records.courier import Receipt, deliver_pending
 from flows.records.journal import Journal

@@ -11,7 +11,8 @@ from components.optimizers import Adam, GradientDescent, Momentum
 from components.schedules import Constant, Cosine
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, weights_sha256
-from components.training.loop import evaluate, fit
+from components.training.evaluation import evaluate
+from components.training.loop import fit
 from components.training.settings import Trainer
 
 CPU = torch.device("cpu")

@@ -1,0 +1,118 @@
+"""The parts that an experiment is made of and leaves behind: its data, its model, its outcomes.
+
+runs/RUN/model/      model.safetensors, config.json, data.json: enough to build the model again without the data
+runs/RUN/outcomes/   one file a split: what happened to every example
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components.data.prepared import Prepared, fingerprint, prepare
+from components.data.sources import Sources
+from components.errors import RequestError, RunError
+from components.protocols import DataSet, Objective, Outcomes
+from components.training.checkpoint import read_tensors, write_tensors
+from flows.config.build import build, validate
+from flows.config.compose import compose
+from flows.lab.settings import Settings
+
+Tell = Callable[[dict[str, Any]], None]
+"""Told of progress as it happens: small JSON-able dicts with a `kind`."""
+
+
+def data_section(overrides: Sequence[str]) -> dict[str, Any]:
+    """The validated `data` section of a request that is about data alone: `["data=mnist", "data.split_seed=1"]`."""
+    for text in overrides:
+        if not text.startswith(("data=", "data.")):
+            raise RequestError(f"{text!r}: preparing data takes only data=NAME and data.KEY=VALUE")
+    section: dict[str, Any] = validate(compose(["model=mlp", *overrides]))["data"]  # any model: it is not built
+    return section
+
+
+def prepared_folder(section: Mapping[str, Any], settings: Settings) -> Path:
+    """Where the data set is, or will be, prepared; known before any work is done."""
+    dataset: DataSet = build(section)
+    return settings.data / dataset.name / fingerprint(dataset.recipe())
+
+
+def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = lambda _: None) -> Prepared:
+    """The experiment's data set, prepared now or found prepared."""
+    dataset = build(config["data"])
+    sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
+    return prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
+
+
+def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:
+    """The model, initialised from the experiment's seed alone, and its objective."""
+    activation = build(config["activation"])
+    model: nn.Module = build(config["model"], activation=activation, **facts)
+    generator = torch.Generator().manual_seed(config["seed"])
+    build(config["initializer"]).initialize(model, activation=activation(), generator=generator)
+    return model, build(config["objective"], **facts)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with what it needs to be used: nothing of the training data but its facts."""
+
+    model: nn.Module
+    objective: Objective
+    config: dict[str, Any]
+    data: dict[str, Any]
+    """`name`, `fingerprint` and `facts` of the data it was trained on."""
+
+
+def load_model(folder: Path) -> Loaded:
+    """The model saved in a run's `model` folder, in evaluation mode on the CPU."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    with torch.random.fork_rng(devices=[]):
+        model, objective = build_model(config, data["facts"])
+    model.load_state_dict(read_tensors(folder / "model.safetensors").tensors)
+    return Loaded(model.eval(), objective, config, data)
+
+
+def save_outcomes(path: Path, outcomes: Outcomes) -> None:
+    """Write per-example outcomes: tensors as PATH.safetensors, lists as PATH.json."""
+    write_tensors(path.with_suffix(".safetensors"), {k: v for k, v in outcomes.items() if isinstance(v, Tensor)}, {})
+    lists = {key: value for key, value in outcomes.items() if not isinstance(value, Tensor)}
+    if lists:
+        write_json(path.with_suffix(".json"), lists)
+
+
+def load_outcomes(path: Path) -> Outcomes:
+    """What `save_outcomes` wrote."""
+    lists = path.with_suffix(".json")
+    return {**read_tensors(path.with_suffix(".safetensors")).tensors, **(json.loads(lists.read_text("utf-8")) if lists.exists() else {})}
+
+
+def save_model(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], prepared: Prepared) -> None:
+    """Write a run's model folder, whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_tensors(unfinished / "model.safetensors", weights, {})
+    write_json(unfinished / "config.json", config)
+    write_json(unfinished / "data.json", {"name": prepared.name, "fingerprint": prepared.fingerprint, "facts": dict(prepared.facts)})
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all; RunError when the disk does not take it."""
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
