@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.report import Row, ratio
 
-STEPS = {"mlp_digits": 2000, "mlp_mnist": 1000, "vgg_mnist": 40}
+BLOCKS = {"mlp_digits": 100, "mlp_mnist": 50, "vgg_mnist": 3}
+"""Experiment → optimizer steps in one turn, a small part of a second each."""
 SHAPES = {"mlp_digits": (1, 8, 8)}
 CORES = os.cpu_count() or 1
-WAYS: dict[str, tuple[int, dict[str, str]]] = {
-    f"{CORES} threads": (CORES, {}),
-    f"{CORES} threads, OMP_WAIT_POLICY=PASSIVE": (CORES, {"OMP_WAIT_POLICY": "PASSIVE"}),
-    f"{CORES} threads, GOMP_SPINCOUNT=10000": (CORES, {"GOMP_SPINCOUNT": "10000"}),
+WAYS: dict[str, dict[str, str]] = {
+    f"{CORES} threads": {},
+    f"{CORES} threads, OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    f"{CORES} threads, GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
 }
 
 
@@ -41,10 +43,8 @@ class Nobody:
         """Nothing is kept."""
 
 
-def train(experiment: str, threads: int, steps: int) -> float:
-    """Seconds a step of the experiment's model on random pictures, in this process; the first fifth warms up."""
-    from dataclasses import replace
-
+def in_turns(experiment: str, block: int, turns: int) -> tuple[list[float], list[float]]:
+    """Seconds a step of the experiment's model on random pictures, in this process: each turn's with all cores, and with one thread."""
     import torch
 
     from benchmarks.loop import Setting, Synthetic
@@ -57,18 +57,27 @@ def train(experiment: str, threads: int, steps: int) -> float:
     from flows.parts import build_model
 
     config = validate(compose([f"experiment={experiment}"]))
-    trainer: Trainer = replace(build(config["trainer"]), threads=threads, max_steps=steps, epochs=steps, diagnose_every=0)
-    configure(threads=threads, deterministic=trainer.deterministic)
+    steps = 2 * (turns + 1) * block
+    trainer: Trainer = replace(build(config["trainer"]), max_steps=steps, epochs=steps, diagnose_every=0)
+    configure(threads=0, deterministic=trainer.deterministic)
     shape = SHAPES.get(experiment, (1, 28, 28))
     model, objective = build_model(config, {"input_shape": list(shape), "classes": 10, "class_names": [str(name) for name in range(10)]})
     data = Synthetic(Setting(experiment, shape[1] * shape[2], (), trainer.batch_size, 4000))
     data.inputs = data.inputs.reshape(-1, *shape)
-    times: list[float] = []
+    taken: list[float] = []
+    done = itertools.count(1)
+    began = 0.0
 
-    def note() -> bool:
-        times.append(time.perf_counter())
+    def turn() -> bool:
+        nonlocal began
+        if next(done) % block == 0:
+            taken.append((time.perf_counter() - began) / block)
+            torch.set_num_threads(1 if len(taken) % 2 else CORES)
+            began = time.perf_counter()
         return False
 
+    torch.set_num_threads(CORES)
+    began = time.perf_counter()
     fit(
         model,
         objective,
@@ -79,17 +88,17 @@ def train(experiment: str, threads: int, steps: int) -> float:
         settings=trainer,
         device=torch.device("cpu"),
         recorder=Nobody(),
-        stopping=note,
+        stopping=turn,
     )
-    warm = len(times) // 5
-    return (times[-1] - times[warm]) / (len(times) - 1 - warm)
+    return taken[2::2], taken[3::2]  # the first turn of each warms up
 
 
-def in_a_process(experiment: str, threads: int, steps: int, variables: Mapping[str, str]) -> float:
-    """`train` in a process of its own: these variables are read when torch is loaded."""
-    command = [sys.executable, "-m", "benchmarks.threads", experiment, str(threads), str(steps)]
+def in_a_process(experiment: str, block: int, turns: int, variables: Mapping[str, str]) -> tuple[list[float], list[float]]:
+    """`in_turns` in a process of its own: these variables are read when torch is loaded."""
+    command = [sys.executable, "-m", "benchmarks.threads", experiment, str(block), str(turns)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
-    return float(json.loads(done.stdout))
+    several, one = json.loads(done.stdout)
+    return several, one
 
 
 @contextmanager
@@ -105,21 +114,16 @@ def company(busy: bool) -> Iterator[None]:
             process.kill()
 
 
-def measure(*, repetitions: int = 3, steps: Mapping[str, int] = STEPS) -> list[Row]:
-    """Every way over one thread, in turns; no goal, for a decision (docs/adr/0011-threads.md)."""
+def measure(*, turns: int = 20, blocks: Mapping[str, int] = BLOCKS) -> list[Row]:
+    """Every way over one thread; no goal, for a decision (docs/adr/0011-threads.md)."""
     rows = []
-    for experiment, busy in itertools.product(steps, (False, True)):
-        taken: dict[str, list[float]] = {way: [] for way in ("one", *WAYS)}
+    for (experiment, block), busy, (way, variables) in itertools.product(blocks.items(), (False, True), WAYS.items()):
         with company(busy):
-            for _ in range(repetitions):
-                taken["one"].append(in_a_process(experiment, 1, steps[experiment], {}))
-                for way, (threads, variables) in WAYS.items():
-                    taken[way].append(in_a_process(experiment, threads, steps[experiment], variables))
+            several, one = in_a_process(experiment, block, turns, variables)
         beside = "beside a busy process" if busy else "alone"
-        for way in WAYS:
-            rows.append(ratio(f"threads: {experiment} {beside}, {way} over one", taken[way], taken["one"], unit="µs/step", scale=1e6))
+        rows.append(ratio(f"threads: {experiment} {beside}, {way} over one", several, one, unit="µs/step", scale=1e6))
     return rows
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(in_turns(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

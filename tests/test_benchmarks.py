@@ -64,8 +64,10 @@ def test_the_journals_share_of_a_training_is_less_than_all_of_it():
     assert 0 < recording.inside(TINY, 100) < recording.MINUTE
 
 
-def test_threads_trains_the_experiments_model():
-    assert threads.train("mlp_digits", 1, 10) > 0
+def test_numbers_of_threads_take_turns():
+    several, one = threads.in_a_process("mlp_digits", 2, 3, {})
+    assert len(several) == len(one) == 3
+    assert min(several + one) > 0
 
 
 @pytest.fixture
