@@ -26,6 +26,9 @@ from flows.lab.settings import Settings
 GRACE_SECONDS = 25.0
 """How long a trainer may take to write its checkpoint before it is killed. Prefect's worker gives a flow 30 s."""
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait for each other sleep instead of spinning, unless the person has said otherwise: docs/adr/0011-threads.md."""
+
 Watch = Callable[[dict[str, Any]], None]
 """Told every line the trainer says (see flows/trainer.py)."""
 
@@ -67,7 +70,7 @@ class Training:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, **self.settings.lab_environment()},
+            env={**WAITING, **os.environ, **self.settings.lab_environment()},
             start_new_session=True,  # Ctrl-C in the terminal reaches only us; we pass it on once, as a request to stop
         )
         self.lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
