@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 
 NAMES = ("loop", "start", "recording", "click", "threads")
 
@@ -15,6 +16,9 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
+    from flows.supervise import WAITING
+
+    os.environ |= {**WAITING, **os.environ}  # as in the trainer; it is read when torch is loaded
     from benchmarks.report import machine, table
 
     print(machine(), flush=True)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.report import Row, ratio
+from flows.supervise import WAITING
 
 BLOCKS = {"mlp_digits": 100, "mlp_mnist": 50, "vgg_mnist": 3}
 """Experiment → optimizer steps in one turn, a small part of a second each."""
@@ -96,7 +97,8 @@ def in_turns(experiment: str, block: int, turns: int) -> tuple[list[float], list
 def in_a_process(experiment: str, block: int, turns: int, variables: Mapping[str, str]) -> tuple[list[float], list[float]]:
     """`in_turns` in a process of its own: these variables are read when torch is loaded."""
     command = [sys.executable, "-m", "benchmarks.threads", experiment, str(block), str(turns)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**environment, **variables})
     several, one = json.loads(done.stdout)
     return several, one
 
