@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from flows.lab.settings import WORK_POOL, Settings
 
@@ -21,13 +22,14 @@ FLOWS = {
 
 def deploy(settings: Settings) -> list[str]:
     """Register every deployment; returns their names (`flow/deployment`)."""
-    from prefect import flow
+    from prefect import flow, get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
 
     environment = {**settings.lab_environment(), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
     deployed = []
     for name, (entrypoint, description) in FLOWS.items():
         remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)
-        remote.deploy(  # type: ignore[union-attr]
+        identity: Any = remote.deploy(  # type: ignore[union-attr]
             name=name,
             work_pool_name=WORK_POOL,
             description=description,
@@ -38,6 +40,10 @@ def deploy(settings: Settings) -> list[str]:
             print_next_steps=False,
             ignore_warnings=True,
         )
+        with get_client(sync_client=True) as client:
+            schema = client.read_deployment(identity).parameter_openapi_schema
+            strict = {**(schema or {}), "additionalProperties": False}  # Prefect lets unknown parameters in, and the run then crashes
+            client.update_deployment(identity, DeploymentUpdate(parameter_openapi_schema=strict))
         deployed.append(f"{remote.name}/{name}")  # type: ignore[union-attr]
     return deployed
 

@@ -24,13 +24,13 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     return {"section": section, "folder": str(prepared_folder(section, Settings.load()))}
 
 
-def _while_it_is_there(_: TaskRunContext, arguments: dict[str, Any]) -> str | None:
-    """The cache key: the folder's name is the fingerprint of all inputs; it counts only while the folder is there."""
+def _fingerprint(_: TaskRunContext, arguments: dict[str, Any]) -> str:
+    """The cache key: the folder's name is the fingerprint of all inputs."""
     folder = Path(arguments["folder"])
-    return f"prepared:{folder}" if (folder / "card.json").exists() else None
+    return f"prepared-{folder.parent.name}-{folder.name}"
 
 
-@materialize("lab://data", name="prepare", cache_key_fn=_while_it_is_there, persist_result=True, retries=2, retry_delay_seconds=2)
+@materialize("lab://data", name="prepare", cache_key_fn=_fingerprint, persist_result=True, retries=2, retry_delay_seconds=2)
 def prepare(section: dict[str, Any], folder: str) -> dict[str, Any]:  # noqa: ARG001 — `folder` is the cache key
     """Fetch and prepare; returns the data card."""
     from flows.parts import prepare_data as prepare_now
@@ -50,7 +50,8 @@ def prepare_data_flow(data: DataName = "mnist", overrides: list[str] = []) -> di
     request = compose([f"data={data}", *overrides])
     name = Path(request["folder"]).parent.name
     asset = Asset(key=f"lab://data/{name}", properties=AssetProperties(name=name, description=f"prepared in {request['folder']}"))
-    card = prepare.with_options(assets=[asset])(request["section"], request["folder"])
+    is_there = (Path(request["folder"]) / "card.json").exists()
+    card = prepare.with_options(assets=[asset], refresh_cache=not is_there)(request["section"], request["folder"])
     create_markdown_artifact(_page(card), key="data-card", description=f"Data card of {name}")
     return card
 

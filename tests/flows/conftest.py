@@ -3,6 +3,8 @@ and a lab that is not running, with data prepared once a session."""
 
 import shutil
 import socket
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def run_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LAB_HOME/data with the digits prepared; importing scikit-learn takes seconds."""
-    from flows.experiment import data_section, prepare_data
+    from flows.parts import data_section, prepare_data
 
     settings = Settings(tmp_path_factory.mktemp("digits"))
     prepare_data({"data": data_section(["data=digits"])}, settings)
@@ -77,3 +79,17 @@ def module_settings(tmp_path_factory: pytest.TempPathFactory, digits: Path, mlfl
     settings = _new_lab(tmp_path_factory.mktemp("module") / "lab", digits)
     shutil.copy(mlflow_tables, settings.mlflow_database)
     return settings
+
+
+@pytest.fixture(scope="module")
+def running_lab(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Settings]:
+    """A lab with its servers, its worker and all deployments; nothing of it is left afterwards, whatever happens."""
+    from flows.lab import processes, servers
+
+    settings = _new_lab(tmp_path_factory.mktemp("running") / "lab", digits)
+    try:
+        servers.up(settings, lambda line: sys.stdout.write(f"{line}\n"))
+        yield settings
+    finally:
+        servers.down(settings, lambda _line: None)
+        assert processes.marked(settings.home) == []
