@@ -12,6 +12,7 @@ from flows.commands.output import Output
 from flows.lab import servers
 from flows.lab.settings import Settings
 from flows.queue import Queued, follow, outcome, queue
+from flows.records.tracking import run_page
 
 EXPERIMENTS = ("mlp_mnist", "vgg_mnist")
 
@@ -62,7 +63,7 @@ def _trained(experiment: str, settings: Settings, say: Any) -> dict[str, Any]:
     earlier = runs.finished_like(validate(compose([f"experiment={experiment}"])), settings)
     if earlier is not None:
         say(f"{experiment} was trained before: {earlier.name}")
-        url = f"{settings.mlflow_uri}/#/experiments/{runs.mlflow_experiment_id(earlier)}/runs/{runs.mlflow_run_id(earlier)}"
+        url = run_page(settings.mlflow_uri, runs.mlflow_experiment_id(earlier), str(runs.mlflow_run_id(earlier)))
         return {"experiment": experiment, "how": "from before", "url": url, **runs.result(earlier)}
     queued = queue(settings, "train/train", {"experiment": experiment})
     say(f"training {experiment}: {queued.page}")

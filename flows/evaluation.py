@@ -9,7 +9,7 @@ from flows import runs
 from flows.experiment import evaluate_run
 from flows.lab.settings import Settings
 from flows.records.catalogue import enter_evaluation
-from flows.records.tracking import tracking_client, tracking_uri
+from flows.records.tracking import run_page, tracking_client, tracking_uri
 
 
 def evaluate_and_record(run: str, split: str, settings: Settings) -> dict[str, Any]:
@@ -27,6 +27,6 @@ def evaluate_and_record(run: str, split: str, settings: Settings) -> dict[str, A
         for name, value in metrics.items():
             client.log_metric(run_id, f"evaluation/{split}/{name}", value)
         if uri.startswith("http"):
-            url = f"{uri}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+            url = run_page(uri, client.get_run(run_id).info.experiment_id, run_id)
     seconds = round(time.perf_counter() - began, 3)
     return {"run": folder.name, "split": split, "metrics": metrics, "seconds": seconds, "mlflow_run_id": run_id, "url": url}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from flows.lab.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
 """Told of progress as it happens: small JSON-able dicts with a `kind`."""
+
+SHOWN = 20
+"""How many unreadable files are named in the terminal."""
 
 
 def data_section(overrides: Sequence[str]) -> dict[str, Any]:
@@ -48,7 +51,19 @@ def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = 
     """The experiment's data set, prepared now or found prepared."""
     dataset = build(config["data"])
     sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
-    return prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
+    prepared = prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
+    for line in _left_out(prepared.card):
+        tell({"kind": "note", "text": line})
+    return prepared
+
+
+def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
+    """What of a user's files could not be read, one by one up to SHOWN of them."""
+    unreadable = card.get("unreadable", [])
+    for item in unreadable[:SHOWN]:
+        yield f"left out: {item['file']}: {item['reason']}"
+    if len(unreadable) > SHOWN:
+        yield f"left out: {len(unreadable) - SHOWN} more files; all are in the data card"
 
 
 def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:

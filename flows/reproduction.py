@@ -54,7 +54,7 @@ def recorded(run: str, settings: Settings) -> Recorded:
     tags = found.data.tags
     if "lab.weights_sha256" not in tags:
         raise RequestError(f"{run} did not finish: there is nothing to compare with")
-    metrics = {name.removeprefix("final/"): value for name, value in found.data.metrics.items() if name.startswith("final/")}
+    metrics = {name.removeprefix("summary/"): value for name, value in found.data.metrics.items() if name.startswith("summary/")}
     return Recorded(tags["lab.run"], config, metrics, tags["lab.weights_sha256"], list(_differences(tags)))
 
 

@@ -16,9 +16,10 @@ def find(run: str, settings: Settings) -> Path:
     Raises:
         RequestError: there is no such run, or several; names the nearest.
     """
-    folders = sorted(path.parent for path in settings.runs.glob("*/config.json"))
+    known = [path.parent for path in settings.runs.glob("*/config.json")]
+    folders = sorted(known, key=lambda folder: (folder / "config.json").stat().st_mtime_ns)
     if run == "last" and folders:
-        return max(folders, key=lambda folder: (folder / "config.json").stat().st_mtime_ns)
+        return folders[-1]
     by_name = {folder.name: folder for folder in folders}
     if run in by_name:
         return by_name[run]

@@ -48,6 +48,8 @@ class Session:
         self.mlflow_run_id: str | None = None
         self.receipt: Receipt | None = None
         self.uri = ""
+        self.linked: str | None = None
+        """The MLflow page that somebody has linked to already."""
         self.training = Training(request, settings, watch=watch)
 
     def __enter__(self) -> Self:

@@ -32,7 +32,7 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
 from components.errors import DataError, Interrupted
-from flows.config.parameters import flat
+from flows.config.parameters import NONE, flat
 from flows.lab.servers import count_gpus
 from flows.lab.settings import Settings
 from flows.session import Session, summary
@@ -129,7 +129,11 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
     """
     session = _prestarted.pop() if _prestarted else None
     with _gpu_slot(), session or Session({"resume": resume} if resume else {"overrides": overrides}, Settings.load()) as session:
-        session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": str(runtime.flow_run.ui_url or "")}
+        page = f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}"
+        session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": page}
+            "prefect.flow_run_id": str(runtime.flow_run.id),
+            "prefect.url": f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}",
+        }
         try:
             run = compose(session)
             for step in (prepare_data, fit, evaluate, draw):
@@ -143,7 +147,15 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
             return Cancelled(message=f"{error}; go on with: lab train --resume {session.run}" if session.training.run else str(error))
 
 
-train_flow = flow(name="train", flow_run_name="{experiment}", persist_result=False, validate_parameters=True)(flat(train))
+def _name() -> str:
+    """A flow run's name: its experiment, or what stands in its place."""
+    given = runtime.flow_run.parameters
+    parts = (given.get("resume"), given.get("experiment"), *(text for text in given.get("overrides", []) if text.startswith("name=")))
+    chosen = [part for part in parts if part and part != NONE]
+    return str(chosen[0]) if chosen else f"{given.get('model')} on {given.get('data')}"
+
+
+train_flow = flow(name="train", flow_run_name=_name, persist_result=False, validate_parameters=True)(flat(train))
 """The flow that is deployed: `train` behind the flat, typed parameters of flows/config/parameters.py."""
 
 
@@ -155,10 +167,10 @@ def _progress(session: Session, run: str) -> Iterator[None]:
     """A progress bar and a line in the log now and then while the trainer speaks; the link to MLflow as soon as there is one."""
     logger = get_run_logger()
     artifact = cast(UUID, create_progress_artifact(0.0, key="training", description=f"Training of `{run}`"))
-    outer, updated, linked = session.training.watch, 0.0, False
+    outer, updated = session.training.watch, 0.0
 
     def watch(line: dict[str, Any]) -> None:
-        nonlocal updated, linked
+        nonlocal updated
         outer(line)
         now = time.monotonic()
         if line["kind"] == "warning":
@@ -168,9 +180,7 @@ def _progress(session: Session, run: str) -> Iterator[None]:
             update_progress_artifact(artifact, progress=100 * line["step"] / line["total"])
             values = "  ".join(f"{name} {value:.4g}" for name, value in line["values"].items())
             logger.info("epoch %d of %d, step %d of %d: %s", line["epoch"] + 1, line["epochs"], line["step"], line["total"], values)
-        if not linked and session.mlflow_url():
-            linked = True
-            _link(session)
+        _link(session)
 
     session.training.watch = watch
     try:
@@ -181,11 +191,12 @@ def _progress(session: Session, run: str) -> Iterator[None]:
 
 
 def _link(session: Session) -> None:
+    """Link to the run in MLflow, once, as soon as it has a page."""
     url = session.mlflow_url()
-    if url:
-        create_link_artifact(
-            url, link_text=f"{session.run} in MLflow", key="mlflow-run", description=f"Curves, figures and model of `{session.run}`"
-        )
+    if url and url != session.linked:
+        session.linked = url
+        description = f"Curves, figures and model of `{session.run}`"
+        create_link_artifact(url, link_text=f"{session.run} in MLflow", key="mlflow-run", description=description)
 
 
 def _report(found: dict[str, Any], session: Session) -> str:

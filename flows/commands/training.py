@@ -83,7 +83,7 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
 
 def _load_prefect(environment: dict[str, str]) -> None:
     """Import Prefect in the background: the trainer takes as long to be ready."""
-    os.environ.update(environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR", "MLFLOW_LOGGING_LEVEL": "ERROR"})
+    os.environ.update(environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_LOGGING_LEVEL": "ERROR"})
     threading.Thread(target=__import__, args=("flows.train",), daemon=True, name="import prefect").start()
 
 

@@ -95,7 +95,7 @@ def predict(
 
 def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
     if isinstance(answer, DataError):
-        return [f"error: {answer}", ""]
+        return [f"error: {str(answer).partition(': ')[2] or answer}", ""]
     assert isinstance(answer, dict)
     first, *others = answer["answers"]
     return [f"{first['label']}  {first['probability']:.1%}", ", ".join(f"{other['label']} {other['probability']:.1%}" for other in others)]

@@ -25,6 +25,7 @@ from flows.records import journal, translate
 from flows.records.conclusion import conclude
 from flows.records.delivery import Delivery, Progress, Status, exclusive
 from flows.records.system import Sampler
+from flows.records.tracking import run_page
 
 SECONDS_BETWEEN = 1.0
 SECONDS_TO_RETRY = (0.5, 15.0)  # doubling from the first to the second
@@ -227,7 +228,7 @@ def _receipt(progress: Progress | None, uri: str | None, trouble: str | None) ->
         return Receipt(False, None, None, None, None, None, trouble)
     url = None
     if progress.mlflow_run_id is not None and uri is not None and uri.startswith("http"):
-        url = f"{uri.rstrip('/')}/#/experiments/{progress.experiment_id}/runs/{progress.mlflow_run_id}"
+        url = run_page(uri, progress.experiment_id, progress.mlflow_run_id)
     return Receipt(
         complete=progress.settled,
         mlflow_run_id=progress.mlflow_run_id,

@@ -125,7 +125,7 @@ def _show_metrics(client: MlflowClient, run_id: str, model_id: str) -> None:
             run_id=run_id,
         )
         for name in run.data.metrics
-        if name.startswith("final/")
+        if name.startswith("summary/")
         for point in client.get_metric_history(run_id, name)[-1:]
     ]
     if finals:

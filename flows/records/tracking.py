@@ -50,3 +50,8 @@ def tracking_uri(settings: Settings) -> str:
         return settings.mlflow_uri
     make_mlflow_database(settings)
     return settings.mlflow_store
+
+
+def run_page(uri: str, experiment_id: str | None, run_id: str) -> str:
+    """The address of a run's page in the MLflow UI at `uri`, in its view for trained models (it opens in another one by itself)."""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

@@ -150,9 +150,9 @@ def points(line: Mapping[str, Any]) -> list[Point]:
 
 
 def final(facts: Mapping[str, Any], time: int) -> list[Point]:
-    """A `result` event's metrics as points `final/…` at the best step: what the leaderboard sorts by."""
+    """A `result` event's metrics as points `summary/…` at the best step: what the leaderboard sorts by."""
     step = int(facts.get("best_step") or 0)
-    return [(name(f"final/{series}"), float(value), time, step) for series, value in (facts.get("metrics") or {}).items()]
+    return [(name(f"summary/{series}"), float(value), time, step) for series, value in (facts.get("metrics") or {}).items()]
 
 
 def ending(lines: list[dict[str, Any]]) -> tuple[Literal["FINISHED", "FAILED", "KILLED"], str | None]:

@@ -57,7 +57,7 @@ def test_train_ends_with_one_json_object(trained: Done, module_settings: Setting
         assert words in trained.err
     run = next(run for run in mlflow_runs(module_settings) if run.info.run_id == found["mlflow_run_id"])
     assert (run.info.status, run.info.run_name) == ("FINISHED", found["run"])
-    assert run.data.metrics["final/test/accuracy"] == found["metrics"]["test/accuracy"]
+    assert run.data.metrics["summary/test/accuracy"] == found["metrics"]["test/accuracy"]
 
 
 def test_resuming_a_finished_run_shows_it_again(trained: Done, module_settings: Settings) -> None:

@@ -74,7 +74,7 @@ def test_a_run_arrives_with_everything(folder: Path, uri: str, artifacts: str) -
     assert (run.info.run_name, run.info.status, run.info.run_id) == (folder.name, "FINISHED", receipts[folder.name].mlflow_run_id)
     assert points(client, run.info.run_id, "train/loss") == [(step, 1 / step, times[step - 1]) for step in range(1, 21)]
     assert [(step, value) for step, value, _ in points(client, run.info.run_id, "epoch")] == [(step, step / 10) for step in range(1, 21)]
-    assert run.data.metrics["final/test/accuracy"] == 0.85
+    assert run.data.metrics["summary/test/accuracy"] == 0.85
     assert run.data.params["model.hidden"] == "[64, 32]"
     assert run.data.params["optimizer.learning_rate"] == "0.001"
     assert run.data.params["seed"] == "7"
@@ -120,7 +120,7 @@ def test_delivering_again_from_the_start_changes_nothing(folder: Path, uri: str,
         result(journal)
     first = carry(folder, uri, artifacts)
     before = {
-        name: points(first.client, first.progress.mlflow_run_id, name) for name in ("train/loss", "epoch", "high", "final/test/accuracy")
+        name: points(first.client, first.progress.mlflow_run_id, name) for name in ("train/loss", "epoch", "high", "summary/test/accuracy")
     }
     assert [len(before[name]) for name in before] == [700, 700, 1, 1]
     (folder / "delivery.json").unlink()

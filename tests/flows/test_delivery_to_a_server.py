@@ -107,7 +107,7 @@ def test_a_server_that_dies_while_it_is_delivered_to(server: Server, run_folder:
     later = deliver_pending(run_folder.parent, server.uri, experiment="tests")[run_folder.name]
     assert later.complete, later.trouble
     assert later.mlflow_run_id == receipt.mlflow_run_id
-    assert later.url == f"{server.uri}/#/experiments/{later.experiment_id}/runs/{later.mlflow_run_id}"
+    assert later.url == f"{server.uri}/#/experiments/{later.experiment_id}/runs/{later.mlflow_run_id}?workflowType=machine_learning"
     run = client.get_run(receipt.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert history(client, run.info.run_id, "train/loss") == [(step, 1 / step) for step in range(1, STEPS + 1)]

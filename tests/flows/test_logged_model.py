@@ -57,7 +57,7 @@ def test_the_logged_model_gives_the_same_numbers(
     receipt, client = served
     made = client.get_logged_model(receipt.model_id)
     assert (made.status, made.name, made.source_run_id) == ("READY", "mlp", receipt.mlflow_run_id)
-    assert {metric.key: (metric.value, metric.dataset_name) for metric in made.metrics}["final/test/accuracy"] == (0.85, "digits")
+    assert {metric.key: (metric.value, metric.dataset_name) for metric in made.metrics}["summary/test/accuracy"] == (0.85, "digits")
     model, _ = build_model(CONFIG, FACTS)
     images = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
     expected = model.eval()(torch.from_numpy(images)).detach().numpy()

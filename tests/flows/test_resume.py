@@ -99,7 +99,7 @@ def test_no_point_is_lost_or_doubled_in_mlflow(tracked_settings: Settings, undis
     said = journal.history(folder)
     for name, points_said in said.items():
         assert sorted((point.step, point.value) for point in client.get_metric_history(receipt.mlflow_run_id, name)) == points_said, name
-    assert {name for name in run.data.metrics if not name.startswith(("final/", "system/"))} == set(said)
+    assert {name for name in run.data.metrics if not name.startswith(("summary/", "system/"))} == set(said)
 
 
 @pytest.mark.slow

@@ -1,0 +1,32 @@
+"""What an experiment's parts say to the person who asked for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows import parts
+from flows.lab.settings import Settings
+
+
+def test_every_unreadable_picture_is_said(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for place in range(6):
+            Image.new("L", (8, 8), 20 * place).save(tmp_path / "pictures" / name / f"{place}.png")
+    (tmp_path / "pictures" / "cat" / "torn.png").write_bytes(b"not a picture")
+    section = parts.data_section(["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.size=[8,8]"])
+    said: list[str] = []
+    for _ in range(2):  # found prepared, it is said again: the run that asks is another one
+        said.clear()
+        parts.prepare_data({"data": section}, Settings(tmp_path / "lab"), tell=lambda line: said.append(line["text"]))
+        assert said[-1] == "left out: cat/torn.png: not a picture in any known format"
+
+
+def test_many_unreadable_pictures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SHOWN", 2)
+    card = {"unreadable": [{"file": f"{place}.png", "reason": "empty"} for place in range(5)]}
+    lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more files; all are in the data card"]
+    assert list(parts._left_out(card)) == lines
