@@ -131,9 +131,6 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
     with _gpu_slot(), session or Session({"resume": resume} if resume else {"overrides": overrides}, Settings.load()) as session:
         page = f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}"
         session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": page}
-            "prefect.flow_run_id": str(runtime.flow_run.id),
-            "prefect.url": f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}",
-        }
         try:
             run = compose(session)
             for step in (prepare_data, fit, evaluate, draw):
