@@ -146,6 +146,8 @@ def train(overrides: list[str], *, resume: str = "") -> Any:
 
 def _name() -> str:
     """A flow run's name: its experiment, or what stands in its place."""
+    if _prestarted and _prestarted[0].training.run:
+        return _prestarted[0].run
     given = runtime.flow_run.parameters
     parts = (given.get("resume"), given.get("experiment"), *(text for text in given.get("overrides", []) if text.startswith("name=")))
     chosen = [part for part in parts if part and part != NONE]

@@ -46,6 +46,7 @@ def train(
         raise RequestError("say what to train, such as: lab train experiment=mlp_mnist (lab list experiments shows all)")
     from flows import runs
     from flows.lab.settings import Settings
+    from flows.records import journal
 
     output = Output(json)
     if queue:
@@ -54,7 +55,9 @@ def train(
         submit(output, overrides or [], resume, watch=watch)
         return
     settings = Settings.load()
-    request = {"resume": runs.find(resume, settings).name} if resume else {"overrides": overrides}
+    if resume and journal.is_open(folder := runs.find(resume, settings)):
+        raise RequestError(f"{folder.name} is running already, in another process; there is nothing to resume")
+    request = {"resume": folder.name} if resume else {"overrides": overrides}
     _show(output, _train(output, request, settings))
 
 

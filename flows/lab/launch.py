@@ -92,7 +92,7 @@ def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migra
     Of several processes that want it at once one makes it, and the others wait.
 
     Raises:
-        RunError: the migration failed; its output goes to stderr.
+        RunError: the migration failed; the message ends with the last line that it said.
     """
     database = settings.mlflow_database
     if database.exists():
@@ -108,8 +108,8 @@ def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migra
         command, environment = migration(settings, making), os.environ | settings.mlflow_environment()
         made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if made.returncode:
-            sys.stderr.write(made.stderr)
-            raise RunError(f"the database {database} could not be made")
+            last = made.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise RunError(f"the database {database} could not be made: {last[0]}")
         with closing(sqlite3.connect(making)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is still in the write-ahead log would not be renamed with it
         making.rename(database)
