@@ -48,8 +48,10 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def lab(settings: Settings, *arguments: str) -> None:
-    """Run a `lab` command to its end; CalledProcessError where it fails."""
-    subprocess.run([LAB, *arguments], env=environment(settings), check=True, capture_output=True)
+    """Run a `lab` command to its end; RuntimeError with what it said where it fails."""
+    done = subprocess.run([LAB, *arguments], env=environment(settings), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"lab {' '.join(arguments)} ended with exit code {done.returncode}: {done.stderr.strip()}")
 
 
 def first_step_at(settings: Settings, known: set[str]) -> float:

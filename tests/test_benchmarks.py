@@ -107,11 +107,12 @@ def test_a_lab_folder_is_empty_and_goes_away():
     assert not settings.home.exists()
 
 
-def test_the_bare_script_takes_its_step():
-    assert 0 < start.bare() < 100
+def test_the_bare_scripts_end():
+    assert 0 < start.bare(step=False) < 100
+    assert 0 < start.bare(step=True) < 100
 
 
-def test_start_subtracts_the_bare_script(settings, monkeypatch):
+def test_start_subtracts_the_bare_scripts(settings, monkeypatch):
     @contextmanager
     def place():
         yield settings
@@ -119,9 +120,10 @@ def test_start_subtracts_the_bare_script(settings, monkeypatch):
     taken = iter([9.0, 5.0, 6.0])
     monkeypatch.setattr(start, "lab_folder", place)
     monkeypatch.setattr(start, "ours", lambda _: next(taken))
-    monkeypatch.setattr(start, "bare", lambda: 4.0)
-    (row,) = start.measure(repetitions=2, with_lab=False)
-    assert (row.ours, row.reference, row.value) == (5.5, 4.0, 1.5)
+    monkeypatch.setattr(start, "bare", lambda step: 4.0 if step else 3.0)
+    model, stepped = start.measure(repetitions=2, with_lab=False)
+    assert (model.ours, model.reference, model.value) == (5.5, 3.0, 2.5)
+    assert (stepped.ours, stepped.reference, stepped.value) == (5.5, 4.0, 1.5)
 
 
 def test_click_shows_the_first_run_by_itself(settings, monkeypatch):
