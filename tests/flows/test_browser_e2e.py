@@ -108,7 +108,7 @@ def test_from_the_form_to_the_accuracy(running_lab: Settings, page: Page, pictur
     expect(page.get_by_text(name).first).to_be_visible()
     found = result(runs.find(name, running_lab))
     assert found["steps"] == 80, "the override was heeded"
-    row = page.get_by_role("row").filter(has_text=re.compile(r"^final/test/accuracy"))
+    row = page.get_by_role("row").filter(has_text=re.compile(r"^summary/test/accuracy"))
     expect(row).to_contain_text(str(found["metrics"]["test/accuracy"]))
     row.scroll_into_view_if_needed()
     picture("mlflow")

@@ -28,7 +28,7 @@ def train(settings: Settings, run: str, *, kill_at: int = 0, how: signal.Signals
         if not kill_at:
             trainer.hear("result")
             return folder
-        at = until_step(folder, kill_at, alive=lambda: trainer.process.poll() is None)
+        at = until_step(folder, max(kill_at, last_step(folder) + 1), alive=lambda: trainer.process.poll() is None)
         if how == signal.SIGPIPE:  # whoever started it is gone
             assert trainer.process.stdin is not None
             trainer.process.stdin.close()
@@ -39,7 +39,8 @@ def train(settings: Settings, run: str, *, kill_at: int = 0, how: signal.Signals
         assert code == (-signal.SIGKILL if how == signal.SIGKILL else 3)
         if how != signal.SIGKILL:
             assert events(folder)[-1] == "interrupted"
-            assert list((folder / "checkpoints").glob(f"step-{last_step(folder):08d}.*.safetensors")), "the checkpoint is of its last step"
+            (checkpoint, *_) = sorted((folder / "checkpoints").glob("step-*.safetensors"), reverse=True)
+            assert checkpoint.name.startswith(f"step-{last_step(folder):08d}."), "the checkpoint is of its last step"
     return folder
 
 

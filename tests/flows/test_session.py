@@ -1,0 +1,52 @@
+"""What surrounds a training: where its records go, and what signals do to it."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from lab_processes import server
+
+from components.errors import RunError
+from flows.lab.servers import free_port_near
+from flows.lab.settings import Settings
+from flows.session import Session, ask_to_stop_on_signals, summary, tracking_uri
+
+
+def test_records_go_to_the_server_that_is_there(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, mlflow_port=free_port_near(5000))
+    assert tracking_uri(settings) == settings.mlflow_store == f"sqlite:///{settings.home}/mlflow.db"
+    with server({"/health": "OK"}) as (port, _):
+        running = Settings(settings.home, mlflow_port=port)
+        assert tracking_uri(running) == f"http://127.0.0.1:{port}"
+    elsewhere = Settings(settings.home, remote_mlflow="https://mlflow.example")
+    assert tracking_uri(elsewhere) == "https://mlflow.example", "it is not asked first: the courier keeps what a server does not take"
+
+
+def test_the_first_signal_asks_and_the_second_kills() -> None:
+    done: list[str] = []
+
+    class Training:
+        stop_asked = False
+        process = SimpleNamespace(kill=lambda: done.append("kill"))
+
+        def stop(self) -> None:
+            self.stop_asked = True
+            done.append("stop")
+
+    before = signal.getsignal(signal.SIGTERM)
+    session = cast(Session, SimpleNamespace(training=Training()))
+    with ask_to_stop_on_signals(session, signal.SIGTERM):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert done == ["stop"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert done[:2] == ["stop", "kill"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_without_a_result_has_no_summary() -> None:
+    session: Any = SimpleNamespace(run="r", training=SimpleNamespace(result=None), receipt=None)
+    with pytest.raises(RunError, match=r"^r ended without a result$"):
+        summary(session)
