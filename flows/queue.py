@@ -16,6 +16,8 @@ from flows.lab import health
 from flows.lab.settings import Settings
 
 SECONDS_BETWEEN_LOOKS = 0.5
+PATIENCE = 75.0
+"""Seconds: a lock in Prefect's SQLite database can hold up every question for a minute, and then it goes on."""
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -53,10 +55,21 @@ def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Qu
 
 
 def follow(settings: Settings, queued: Queued, say: Callable[[str], None]) -> tuple[str, str]:
-    """Say every line of the flow run's log until it ends; returns its last state (one of ENDED) and that state's message."""
-    logs = _new_logs(settings.prefect_api, queued.id)
+    """Say every line of the flow run's log until it ends; returns its last state (one of ENDED) and that state's message.
+
+    Raises:
+        RunError: the server is gone.
+    """
+    try:
+        return _follow(settings.prefect_api, queued.id, say)
+    except OSError as error:
+        raise RunError(f"the Prefect server does not answer any more ({error}); the run may well go on: {queued.page}") from error
+
+
+def _follow(api: str, flow_run: str, say: Callable[[str], None]) -> tuple[str, str]:
+    logs = _new_logs(api, flow_run)
     while True:
-        state = health.call(f"{settings.prefect_api}/flow_runs/{queued.id}")["state"] or {"type": "PENDING"}
+        state = health.call(f"{api}/flow_runs/{flow_run}", timeout=PATIENCE)["state"] or {"type": "PENDING"}
         for line in next(logs):
             say(line)
         if state["type"] in ENDED:
@@ -72,7 +85,7 @@ def _new_logs(api: str, flow_run: str) -> Iterator[list[str]]:
     seen = 0
     while True:
         query = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC", "offset": seen, "limit": 200}
-        lines = health.call(f"{api}/logs/filter", query)
+        lines = health.call(f"{api}/logs/filter", query, timeout=PATIENCE)
         seen += len(lines)
         yield [f"{line['timestamp'][11:19]}  {line['message']}" for line in lines if not _is_chatter(line["message"])]
 

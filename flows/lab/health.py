@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Set
@@ -10,6 +11,7 @@ from typing import Any
 
 from flows.lab.settings import WORK_POOL, Settings
 
+BUSY = 503
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PROXIED = urllib.request.build_opener()
 
@@ -17,14 +19,25 @@ _PROXIED = urllib.request.build_opener()
 def call(address: str, body: Mapping[str, Any] | None = None, *, timeout: float = 5.0) -> Any:
     """The JSON (or text) that `address` answers: GET, or POST when there is a `body`.
 
+    A server that is too busy to take it is asked again for `timeout` seconds: Prefect's says so, and has done nothing, whenever two
+    of its own transactions meet in SQLite.
+
     Raises:
         OSError: nobody answers within `timeout` seconds, or the answer is not a success (`urllib.error.HTTPError` has its `code`).
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 — http(s) by Settings
     opener = _DIRECT if "://127.0.0.1:" in address else _PROXIED
-    with opener.open(request, timeout=timeout) as answer:
-        text = answer.read().decode()
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with opener.open(request, timeout=timeout) as answer:
+                text = answer.read().decode()
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
     try:
         return json.loads(text)
     except ValueError:

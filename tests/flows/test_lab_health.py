@@ -1,6 +1,9 @@
 """Questions to the servers, against a server that answers from a dict."""
 
+import threading
+import urllib.error
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,29 @@ def settings(port: int) -> Settings:
 
 def worker(name: str, status: str, seen: datetime) -> dict[str, str]:
     return {"name": name, "status": status, "last_heartbeat_time": seen.isoformat().replace("+00:00", "Z")}
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    codes = iter([503, 503, 200, 409])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(next(codes))
+            self.end_headers()
+            self.wfile.write(b"7")
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            assert health.call(f"http://127.0.0.1:{http.server_address[1]}/", {}) == 7
+            with pytest.raises(urllib.error.HTTPError, match="409"):
+                health.call(f"http://127.0.0.1:{http.server_address[1]}/", {})
+        finally:
+            http.shutdown()
 
 
 def test_servers_answer_or_do_not() -> None:
