@@ -17,6 +17,7 @@ from flows.session import Session, ask_to_stop_on_signals, summary, tracking_uri
 
 def test_records_go_to_the_server_that_is_there(tmp_path: Path) -> None:
     settings = Settings(tmp_path, mlflow_port=free_port_near(5000))
+    settings.mlflow_database.touch()  # making its tables takes seconds
     assert tracking_uri(settings) == settings.mlflow_store == f"sqlite:///{settings.home}/mlflow.db"
     with server({"/health": "OK"}) as (port, _):
         running = Settings(settings.home, mlflow_port=port)
