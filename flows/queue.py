@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from components.errors import RequestError, RunError
 from flows.lab import health
 from flows.lab.settings import Settings
 
+REFUSED = (409, 422)
+"""How the server answers parameters that are not as the deployment's schema says."""
 SECONDS_BETWEEN_LOOKS = 0.5
 PATIENCE = 75.0
 """Seconds: a lock in Prefect's SQLite database can hold up every question for a minute, and then it goes on."""
@@ -49,6 +52,9 @@ def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Qu
         found = health.call(f"{settings.prefect_api}/deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         flow_run = health.call(f"{settings.prefect_api}/deployments/{found['id']}/create_flow_run", body)
+    except urllib.error.HTTPError as error:
+        kind = RequestError if error.code in REFUSED else RunError
+        raise kind(f"the Prefect server did not take the run of {deployment}: {error}") from error
     except OSError as error:
         raise RunError(f"the Prefect server did not take the run of {deployment}: {error}") from error
     return Queued(flow_run["id"], flow_run["name"], f"{settings.prefect_ui}/runs/flow-run/{flow_run['id']}")
