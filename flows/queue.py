@@ -112,7 +112,7 @@ def outcome(settings: Settings, queued: Queued) -> dict[str, Any]:
         found["url"] = artifacts["mlflow-run"]["data"].partition("](")[2].rstrip(")")
     from flows.records.store import Store
 
-    with Store(f"sqlite:///{settings.lab_database}") as store:
+    with Store(settings.lab_store) as store:
         links = store.links(queued.id)
     if links:
         from flows import runs

@@ -18,6 +18,9 @@ SECTIONS = ("model", "data", "objective", "optimizer", "schedule", "activation",
 GROUPS = ("experiment", *SECTIONS)
 """Every group; an experiment is written over the whole configuration and has no section of its own."""
 
+SEARCH = "search"
+"""The folder of `conf/` beside the groups: what a sweep searches. It is about experiments and no part of one."""
+
 
 def groups() -> list[str]:
     """The groups of `conf/`, in the order in which a person thinks of them."""
@@ -26,7 +29,7 @@ def groups() -> list[str]:
 
 def names(group: str, *, conf: Path = CONF) -> list[str]:
     """The choices of `group`, sorted: the stems of its YAML files. Raises ConfigError for an unknown group."""
-    if group not in GROUPS:
+    if group not in (*GROUPS, SEARCH):
         raise ConfigError(f"{group}: no such group (allowed: {', '.join(GROUPS)}){closest(group, GROUPS)}")
     return sorted(path.stem for path in (conf / group).glob("*.yaml"))
 

@@ -46,7 +46,7 @@ def split(overrides: Sequence[str]) -> tuple[list[Choice], list[Setting]]:
         raise ConfigError(f"overrides: {shown(overrides)} is not a list of texts such as 'trainer.epochs=3'")
     if len(overrides) > MOST:
         raise ConfigError(f"overrides: {len(overrides)} are too many (allowed: at most {MOST})")
-    parsed = [_parse(text) for text in overrides]
+    parsed = [parse(text) for text in overrides]
     if sum(text.count("${") for text in overrides) > MOST_REFERENCES:
         raise ConfigError(f"overrides: too many references (allowed: at most {MOST_REFERENCES} '${{key}}' in all)")
     given: dict[str, str] = {}
@@ -76,8 +76,8 @@ def refuse_resolvers(value: Any, key: str = "") -> None:
             refuse_resolvers(item, f"{key}.{place}")
 
 
-def _parse(text: str) -> tuple[str, Any]:
-    """Key and value of one override."""
+def parse(text: str) -> tuple[str, Any]:
+    """Key and value of one override. Raises ConfigError when it cannot be meant."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ValueType
     from hydra.errors import HydraException

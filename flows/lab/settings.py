@@ -6,6 +6,7 @@
 | `LAB_PREFECT_PORT`, `LAB_MLFLOW_PORT` | 4200, 5000 (or what the running servers were started with) | ports on 127.0.0.1 |
 | `LAB_PREFECT_API_URL`, `LAB_MLFLOW_URI` | none | servers that run elsewhere; `lab up` then starts none of its own |
 | `LAB_DATA_MIRROR` | none | folder or address that is asked for data before the upstream address |
+| `LAB_DATABASE_URL` | none | `postgresql+psycopg://…`: where sweeps and the lab's own tables are kept, instead of files in LAB_HOME |
 | `LAB_WORKERS` | half the processors, at least 2 | how many flow runs the local worker runs at once |
 
 Standard library only: every command imports this, and `lab --help` has to stay quick.
@@ -26,7 +27,7 @@ MLFLOW_PORT = 5000
 WORK_POOL = "lab"
 MARKER = "LAB_SERVERS_OF"
 """Environment variable that every process of the local servers carries; its value is the absolute LAB_HOME."""
-VARIABLES = ("LAB_HOME", "LAB_PREFECT_PORT", "LAB_MLFLOW_PORT", "LAB_PREFECT_API_URL", "LAB_MLFLOW_URI", "LAB_DATA_MIRROR", "LAB_WORKERS")
+VARIABLES = ("LAB_HOME", "LAB_PREFECT_PORT", "LAB_MLFLOW_PORT", "LAB_PREFECT_API_URL", "LAB_MLFLOW_URI", "LAB_DATA_MIRROR", "LAB_WORKERS", "LAB_DATABASE_URL")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Settings:
         data_mirror: folder path or http(s) address that is asked for data first; None for no mirror.
         remote_prefect: API address of a Prefect server elsewhere (`http://host:4200/api`); None for the local one.
         remote_mlflow: tracking address of an MLflow server elsewhere; None for the local one.
+        database: SQLAlchemy address of a PostgreSQL database for sweeps and the lab's own tables; None for SQLite files in `home`.
     """
 
     home: Path
@@ -50,6 +52,7 @@ class Settings:
     data_mirror: str | None = None
     remote_prefect: str | None = None
     remote_mlflow: str | None = None
+    database: str | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> "Settings":
@@ -70,6 +73,7 @@ class Settings:
             data_mirror=_mirror(values.get("LAB_DATA_MIRROR", ""), folder),
             remote_prefect=_address(values, "LAB_PREFECT_API_URL"),
             remote_mlflow=_address(values, "LAB_MLFLOW_URI"),
+            database=_database(values.get("LAB_DATABASE_URL", "")),
         )
         if settings.prefect_port == settings.mlflow_port:
             raise RequestError(f"LAB_PREFECT_PORT and LAB_MLFLOW_PORT are both {settings.prefect_port}; each server needs its own port")
@@ -123,6 +127,11 @@ class Settings:
         return self.home / "optuna.db"
 
     @property
+    def sweeps(self) -> Path:
+        """One folder a sweep, with the runs of its trials in it."""
+        return self.home / "sweeps"
+
+    @property
     def logs(self) -> Path:
         """One log file a server, rotated."""
         return self.home / "logs"
@@ -164,6 +173,16 @@ class Settings:
         """The MLflow server's database as a SQLAlchemy address."""
         return f"sqlite:///{self.mlflow_database}"
 
+    @property
+    def lab_store(self) -> str:
+        """The lab's own tables as a SQLAlchemy address."""
+        return self.database or f"sqlite:///{self.lab_database}"
+
+    @property
+    def optuna_store(self) -> str:
+        """Optuna's studies as a SQLAlchemy address."""
+        return self.database or f"sqlite:///{self.optuna_database}"
+
     # Environments of other processes.
 
     def lab_environment(self) -> dict[str, str]:
@@ -176,6 +195,7 @@ class Settings:
             "LAB_DATA_MIRROR": self.data_mirror,
             "LAB_PREFECT_API_URL": self.remote_prefect,
             "LAB_MLFLOW_URI": self.remote_mlflow,
+            "LAB_DATABASE_URL": self.database,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -258,6 +278,12 @@ def _address(values: Mapping[str, str], name: str) -> str | None:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise RequestError(f"{name} is {given!r}; it has to be an address like https://host:port{'/api' if 'PREFECT' in name else ''}")
     return given
+
+
+def _database(given: str) -> str | None:
+    if given and not given.startswith("postgresql+psycopg://"):
+        raise RequestError(f"LAB_DATABASE_URL begins with {given.partition('/')[0]!r}; it has to be postgresql+psycopg://user@host/database")
+    return given or None
 
 
 def _mirror(given: str, folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from flows.records.store import Store
 def enter(folder: Path, settings: Settings, *, mlflow_run_id: str | None = None, prefect_run_id: str | None = None) -> None:
     """Enter what the run has come to so far; entering it again replaces what was there."""
     events = {line["event"]: line["facts"] for line in journal.read(folder) if line["kind"] == "event"}
-    with Store(f"sqlite:///{settings.lab_database}") as store:
+    with Store(settings.lab_store) as store:
         store.link(folder.name, mlflow_run=mlflow_run_id, prefect_flow_run=prefect_run_id)
         if "data" not in events:
             return
@@ -29,7 +29,7 @@ def enter(folder: Path, settings: Settings, *, mlflow_run_id: str | None = None,
 def enter_evaluation(folder: Path, split: str, metrics: Mapping[str, float], settings: Settings) -> None:
     """Enter an evaluation whose outcomes are in the run folder."""
     data = next(line["facts"] for line in journal.read(folder) if line.get("event") == "data")
-    with Store(f"sqlite:///{settings.lab_database}") as store:
+    with Store(settings.lab_store) as store:
         store.add_data(data["name"], data["fingerprint"], data["card"])
         _enter_evaluation(store, folder, split, metrics, data)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,12 @@ class Store:
         except RunError:
             self.close()
             raise
-        self._reading = sessionmaker(self._engine, expire_on_commit=False)
+        self.reading = sessionmaker(self._engine, expire_on_commit=False)
         self._writing = sessionmaker(writing(self._engine), expire_on_commit=False)
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """A session in a transaction that writes: committed at the end of the `with`, rolled back by an exception."""
+        return self._writing.begin()
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -78,12 +83,12 @@ class Store:
 
     def add_data(self, name: str, fingerprint: str, card: Mapping[str, Any]) -> None:
         """Enter a prepared data set in the catalogue; one that is there already stays as it is."""
-        with self._writing.begin() as session:
+        with self.writing() as session:
             _merge_data(session, name, fingerprint, card)
 
     def data(self) -> list[Data]:
         """The catalogue, by name and then by age, oldest first."""
-        with self._reading() as session:
+        with self.reading() as session:
             return list(session.scalars(select(Data).order_by(Data.name, Data.created)))
 
     def add_evaluation(
@@ -109,7 +114,7 @@ class Store:
             ValueError: `index` is missing or not distinct, or a series has another length.
         """
         arrays = _checked(outcomes)
-        with self._writing.begin() as session:
+        with self.writing() as session:
             _merge_data(session, data, fingerprint, {})
             for earlier in session.scalars(select(Evaluation).where(Evaluation.run == run, Evaluation.split == split)):
                 session.delete(earlier)
@@ -127,7 +132,7 @@ class Store:
 
     def evaluations(self, run: str | None = None) -> list[Evaluation]:
         """The evaluations of a run, or of all, oldest first, without their outcomes."""
-        with self._reading() as session:
+        with self.reading() as session:
             query = select(Evaluation).order_by(Evaluation.created)
             return list(session.scalars(query if run is None else query.where(Evaluation.run == run)))
 
@@ -139,7 +144,7 @@ class Store:
         """
         import numpy as np
 
-        with self._reading() as session:
+        with self.reading() as session:
             arrays = {series.name: _unpack(series) for series in self._evaluation(session, run, split).series}
         order = np.argsort(arrays["index"])
         return {name: array[order] for name, array in arrays.items()}
@@ -157,7 +162,7 @@ class Store:
         """
         import numpy as np
 
-        with self._reading() as session:
+        with self.reading() as session:
             prints = [self._evaluation(session, run, split).fingerprint for run in (run_a, run_b)]
         if prints[0] != prints[1]:
             raise RequestError(
@@ -190,7 +195,7 @@ class Store:
             "optuna_study": optuna_study,
             "optuna_trial": optuna_trial,
         }
-        with self._writing.begin() as session:
+        with self.writing() as session:
             found = session.get(Link, run)
             if found is None:
                 found = Link(run=run, created=datetime.now(UTC))
@@ -201,7 +206,7 @@ class Store:
 
     def links(self, run: str) -> Links | None:
         """What a run is called elsewhere, by the lab's, MLflow's or Prefect's name for it; None where nothing is known."""
-        with self._reading() as session:
+        with self.reading() as session:
             query = select(Link).where((Link.run == run) | (Link.mlflow_run == run) | (Link.prefect_flow_run == run))
             found = session.scalars(query.order_by(Link.created.desc())).first()
         if found is None:

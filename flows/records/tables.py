@@ -29,10 +29,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from components.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_MILLISECONDS = 30_000
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: lambda connection: Table.metadata.tables["worker"].create(connection)}
 """What brings a database from schema N to N + 1, by N; each runs in the transaction that also writes the new number."""
 
 
@@ -92,6 +92,17 @@ class Link(Table):
     optuna_study: Mapped[str | None]
     optuna_trial: Mapped[int | None]
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Worker(Table):
+    """A process that runs trials of a sweep, and when it last gave a sign of life."""
+
+    __tablename__ = "worker"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    sweep: Mapped[str] = mapped_column(index=True)
+    seen: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 def connect(url: str) -> Engine:

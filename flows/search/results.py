@@ -51,6 +51,7 @@ class Trial:
         phase: `confirm` trials repeat the best of each level on fresh seeds after a search, so their values did not select them.
         seconds: of training and evaluation.
         samples: training examples seen, repetitions counted.
+        feasible: whether it keeps the search's constraints; others are never chosen.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Trial:
     reason: str | None = None
     seconds: float = 0.0
     samples: int = 0
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
