@@ -35,6 +35,7 @@ from components.errors import DataError, Interrupted
 from flows.config.parameters import NONE, flat
 from flows.lab.servers import count_gpus
 from flows.lab.settings import Settings
+from flows.lab.timetable import LATEST, CatchUp
 from flows.session import Session, summary
 from flows.supervise import TrainerDied
 
@@ -121,11 +122,12 @@ def record(session: Session, run: str) -> dict[str, Any]:
     return found
 
 
-def train(overrides: list[str], *, resume: str = "") -> Any:
+def train(overrides: list[str], *, resume: str = "", catch_up: CatchUp = LATEST) -> Any:  # noqa: ARG001 — flows/lab/timetable.py reads it
     """Train an experiment: prepare its data, fit, evaluate, and record everything in MLflow.
 
     Args:
         resume: Name of an interrupted run to go on with; everything else is then as it was.
+        catch_up: On a schedule, which of the runs missed while the lab was down are made up for.
     """
     session = _prestarted.pop() if _prestarted else None
     with _gpu_slot(), session or Session({"resume": resume} if resume else {"overrides": overrides}, Settings.load()) as session:

@@ -5,7 +5,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PROXIED = urllib.request.build_opener()
 
 
-def call(address: str, body: Mapping[str, Any] | None = None, *, timeout: float = 5.0) -> Any:
-    """The JSON (or text) that `address` answers: GET, or POST when there is a `body`.
+def call(address: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0) -> Any:
+    """The JSON (or text) that `address` answers: GET, or POST when there is a `body` (JSON values), unless `method` says another.
 
     A server that is too busy to take it is asked again for `timeout` seconds: Prefect's says so, and has done nothing, whenever two
     of its own transactions meet in SQLite.
@@ -26,7 +26,7 @@ def call(address: str, body: Mapping[str, Any] | None = None, *, timeout: float 
         OSError: nobody answers within `timeout` seconds, or the answer is not a success (`urllib.error.HTTPError` has its `code`).
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 — http(s) by Settings
+    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"}, method=method)  # noqa: S310 — http(s) by Settings
     opener = _DIRECT if "://127.0.0.1:" in address else _PROXIED
     deadline = time.monotonic() + timeout
     while True:

@@ -2,7 +2,7 @@
 
 supervisord runs this. It does what has to happen before the server's own program each time the server is started, also after a
 crash: clears away what a killed predecessor left behind (MLflow's web process outlives its parent and keeps the port), makes
-MLflow's database, and lets the worker wait for its server.
+MLflow's database, lets the worker wait for its server, and settles the runs that were missed before the worker sees them.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 from components.errors import RunError
-from flows.lab import health, processes
+from flows.lab import health, processes, timetable
 from flows.lab.settings import LOOPBACK, WORK_POOL, Settings
 
 Migration = Callable[[Settings, Path], list[str]]
@@ -35,6 +35,8 @@ def main(server: str) -> int:
         make_mlflow_database(settings)
         os.execve(sys.executable, mlflow_command(settings), environment)  # noqa: S606
     wait_for_prefect(settings)
+    for line in timetable.prepare(settings):
+        sys.stdout.write(f"{line}\n")
     return look_after(worker_command(settings), settings, environment)
 
 

@@ -47,6 +47,31 @@ def test_a_busy_server_is_asked_again() -> None:
             http.shutdown()
 
 
+def test_what_is_there_is_changed_and_removed() -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append((self.command, self.rfile.read(int(self.headers.get("Content-Length") or 0))))
+            self.send_response(204)
+            self.end_headers()
+
+        do_PATCH = do_DELETE = answer  # noqa: N815 — the names are http.server's
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            address = f"http://127.0.0.1:{http.server_address[1]}/"
+            assert health.call(address, {"active": False}, method="PATCH") == ""
+            assert health.call(address, method="DELETE") == ""
+        finally:
+            http.shutdown()
+    assert asked == [("PATCH", b'{"active": false}'), ("DELETE", b"")]
+
+
 def test_servers_answer_or_do_not() -> None:
     with server({"/api/health": True, "/health": "OK"}) as (port, _):
         assert health.answers(settings(port), "prefect")
