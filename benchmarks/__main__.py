@@ -16,7 +16,7 @@ def main() -> None:
     names = parser.parse_args().names or NAMES
     if unknown := set(names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
-    from flows.supervise import WAITING
+    from flows.child import WAITING
 
     os.environ |= {**WAITING, **os.environ}  # as in the trainer; it is read when torch is loaded
     from benchmarks.report import machine, table

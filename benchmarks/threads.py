@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.report import Row, ratio
-from flows.supervise import WAITING
+from flows.child import WAITING
 
 BLOCKS = {"mlp_digits": 100, "mlp_mnist": 50, "vgg_mnist": 3}
 """Experiment → optimizer steps in one turn, a small part of a second each."""

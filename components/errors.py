@@ -10,6 +10,7 @@ Anything else that escapes is a defect of ours and keeps its traceback.
         ├── DataError       data cannot be had, or is not what it should be
         ├── CheckpointError a checkpoint cannot be used
         ├── NotFiniteError  the loss stopped being a number
+        ├── Pruned          a search stopped it as hopeless
         └── Interrupted     somebody asked the run to stop; it can be resumed
 """
 
@@ -59,6 +60,10 @@ class NotFiniteError(RunError):
         )
         super().__init__(f"the loss became {value} at step {step}: {place}; a smaller learning rate or trainer.clip_norm may help")
         self.step, self.layer, self.value = step, layer, value
+
+
+class Pruned(RunError):  # noqa: N818 — it is a decision, not a failure
+    """A search stopped the run before its end, because it is hopeless beside the others."""
 
 
 class Interrupted(RunError):  # noqa: N818 — it is a request that was honoured, not a failure

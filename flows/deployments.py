@@ -14,6 +14,8 @@ from flows.lab.settings import WORK_POOL, Settings
 ROOT = Path(__file__).resolve().parent.parent
 FLOWS = {
     "train": ("flows/train.py:train_flow", "Train an experiment: prepare its data, fit, evaluate, record in MLflow"),
+    "sweep": ("flows/sweep.py:sweep_flow", "Search initializers, optimizers, activations … and report what is really better"),
+    "sweep-worker": ("flows/sweep.py:sweep_worker_flow", "One more worker for a sweep (started by sweeps with backend=pool)"),
     "prepare-data": ("flows/prepare.py:prepare_data_flow", "Prepare a data set once"),
     "evaluate": ("flows/evaluate.py:evaluate_flow", "Evaluate a finished run again on one split of its data"),
 }

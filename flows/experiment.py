@@ -17,7 +17,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import nn
 
 from components.data.batches import Batches
 from components.data.prepared import Prepared
-from components.errors import Interrupted, RequestError, RunError
+from components.errors import Interrupted, Pruned, RequestError, RunError
 from components.protocols import Objective
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, weights_sha256
@@ -51,9 +51,9 @@ def new_run_name(config: Mapping[str, Any]) -> str:
     return f"{config['name']}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def create(config: dict[str, Any], settings: Settings, name: str | None = None) -> Path:
-    """Make the folder of a new run with its configuration in it; returns the folder."""
-    folder = settings.runs / (name or new_run_name(config))
+def create(config: dict[str, Any], settings: Settings, name: str | None = None, *, inside: Path | None = None) -> Path:
+    """Make the folder of a new run, with its configuration in it, in LAB_HOME/runs or `inside` another folder; returns the folder."""
+    folder = (inside or settings.runs) / (name or new_run_name(config))
     write_json(folder / "config.json", config)
     return folder
 
@@ -75,11 +75,13 @@ def run(
     tell: Tell = lambda _: None,
     stopping: Callable[[], bool] = lambda: False,
     draw: bool = True,
+    splits: Sequence[str] = ("validation", "test"),
 ) -> dict[str, Any]:
     """Run the experiment `config` in `folder` to its end, from wherever it stands; returns its result.
 
-    The result has `run`, `metrics` (by split), `monitor` (name, direction, best validation value), `weights_sha256`, `best_step`,
-    `steps`, `seconds`. It is said before the figures are drawn, which takes a few seconds (`draw=False` leaves them out).
+    The result has `run`, `metrics` (by split, of those `splits` that the data has), `monitor` (name, direction, best validation value),
+    `weights_sha256`, `best_step`, `steps`, `samples` (training examples seen), `seconds`. It is said before the figures are drawn, which
+    takes a few seconds (`draw=False` leaves them out). What `tell` raises ends the run: a search raises Pruned.
     Raises RunError and its kin; the journal then says why.
     """
     began = time.perf_counter()
@@ -100,16 +102,16 @@ def run(
                 with _stage(journal, tell, "fit"):
                     training = _fit(config, folder, prepared, settings, journal, tell, stopping)
                 with _stage(journal, tell, "evaluate"):
-                    metrics = _evaluate_splits(folder, prepared, training, journal)
-                    result = _result(folder, training, metrics, seconds=time.perf_counter() - began)
+                    metrics = _evaluate_splits(folder, prepared, training, journal, splits)
+                    result = _result(folder, training, metrics, prepared, seconds=time.perf_counter() - began)
                     journal.event("result", **result)
                     tell({"kind": "result", **result})
             if draw:
                 with _stage(journal, tell, "draw"):
                     _draw(config, folder, prepared, journal, step=result["steps"])
                 journal.event("drawn")
-        except Interrupted as error:
-            journal.event("interrupted", reason=str(error))
+        except (Interrupted, Pruned) as error:
+            journal.event("interrupted" if isinstance(error, Interrupted) else "pruned", reason=str(error))
             raise
         except RunError as error:
             journal.event("failed", reason=str(error))
@@ -147,6 +149,7 @@ class _Trained:
     objective: Objective
     device: torch.device
     precision: str
+    steps_per_epoch: int
 
 
 @contextmanager
@@ -213,14 +216,16 @@ def _fit(  # noqa: PLR0917 — one caller, which has all of them
         stopping=stopping,
     )
     save_model(folder / "model", fitted.weights, config, prepared)
-    return _Trained(fitted, model, objective, device, trainer.precision)
+    return _Trained(fitted, model, objective, device, trainer.precision, _steps_per_epoch(prepared, trainer))
 
 
-def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journal: Journal) -> dict[str, float]:
-    """Metrics of the best weights on validation and test, with every example's outcome kept. The test split decides nothing."""
+def _evaluate_splits(
+    folder: Path, prepared: Prepared, training: _Trained, journal: Journal, splits: Sequence[str]
+) -> dict[str, float]:
+    """Metrics of the best weights on the splits, with every example's outcome kept. The test split decides nothing."""
     training.model.load_state_dict(training.fitted.weights)
     metrics: dict[str, float] = {}
-    for name in ("validation", "test"):
+    for name in splits:
         if name in prepared.splits:
             batches = Batches(prepared.splits[name], batch_size=EVALUATION_BATCH, seed=0, shuffle=False)
             outcomes = evaluate(training.model, training.objective, batches, device=training.device, precision=training.precision)
@@ -233,8 +238,8 @@ def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journ
     return metrics
 
 
-def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], *, seconds: float) -> dict[str, Any]:
-    state = training.fitted.state
+def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], prepared: Prepared, *, seconds: float) -> dict[str, Any]:
+    state, examples = training.fitted.state, len(prepared.splits["train"])
     return {
         "run": folder.name,
         "metrics": dict(metrics),
@@ -242,6 +247,7 @@ def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], *, s
         "weights_sha256": weights_sha256(training.fitted.weights),
         "best_step": state.best_step,
         "steps": state.step,
+        "samples": round(state.step / training.steps_per_epoch * examples),
         "stopped_early": training.fitted.stopped_early,
         "seconds": round(seconds, 3),
     }
@@ -254,8 +260,7 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
 
     series, trainer = history(folder), build(config["trainer"])
     objective: Objective = build(config["objective"], **prepared.facts)
-    batches = math.ceil(len(prepared.splits["train"]) / trainer.batch_size)
-    steps_per_epoch = math.ceil(batches / trainer.accumulate)
+    steps_per_epoch = _steps_per_epoch(prepared, trainer)
     journal.figure("curves", curves(series, monitor=objective.monitor, steps_per_epoch=steps_per_epoch), step=step)
     for name, prefix, figure in (("gradient_flow", "gradients/", gradient_flow), ("saturation", "saturation/", activation_saturation)):
         if any(key.startswith(prefix) for key in series):
@@ -263,6 +268,10 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
     if "test" in prepared.splits:
         for title, drawn in objective.figures(load_outcomes(folder / "outcomes" / "test"), prepared.splits["test"]).items():
             journal.figure(f"test/{title}", drawn, step=step)
+
+
+def _steps_per_epoch(prepared: Prepared, trainer: Trainer) -> int:
+    return math.ceil(math.ceil(len(prepared.splits["train"]) / trainer.batch_size) / trainer.accumulate)
 
 
 def _check_same_data(said: list[dict[str, Any]], prepared: Prepared) -> None:

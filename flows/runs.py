@@ -13,6 +13,8 @@ from flows.lab.settings import Settings
 def find(run: str, settings: Settings) -> Path:
     """The folder of the run called `run` (a run name, its beginning where only one begins so, an MLflow run id, or `last`).
 
+    Trials of sweeps are found by their whole name and their id.
+
     Raises:
         RequestError: there is no such run, or several; names the nearest.
     """
@@ -20,7 +22,7 @@ def find(run: str, settings: Settings) -> Path:
     folders = sorted(known, key=lambda folder: (folder / "config.json").stat().st_mtime_ns)
     if run == "last" and folders:
         return folders[-1]
-    by_name = {folder.name: folder for folder in folders}
+    by_name = {folder.name: folder for folder in (*folders, *trials(settings))}
     if run in by_name:
         return by_name[run]
     starting = [folder for folder in folders if run and folder.name.startswith(run)]
@@ -28,11 +30,16 @@ def find(run: str, settings: Settings) -> Path:
         return starting[0]
     if len(starting) > 1:
         raise RequestError(f"{run!r} may be any of {len(starting)} runs: {', '.join(folder.name for folder in starting[-5:])}")
-    for folder in folders:
+    for folder in by_name.values():
         if mlflow_run_id(folder) == run:
             return folder
     near = closest(run, by_name) or (f" (the newest is {folders[-1].name})" if folders else " (there are none yet: lab train …)")
     raise RequestError(f"there is no run {run!r} in {settings.runs}{near}")
+
+
+def trials(settings: Settings) -> list[Path]:
+    """The run folders of all sweeps' trials."""
+    return sorted(path.parent for path in settings.sweeps.glob("*/trials/*/config.json"))
 
 
 def mlflow_run_id(folder: Path) -> str | None:

@@ -12,18 +12,16 @@ same results, same records.
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from components.errors import Interrupted, RunError
+from flows.child import GRACE_SECONDS
 from flows.lab.settings import Settings
 from flows.records.courier import Courier, Receipt
 from flows.records.tracking import tracking_client, tracking_uri
-from flows.supervise import GRACE_SECONDS, Training, Watch
+from flows.supervise import Training, Watch
 
 STAGES = ("prepare", "fit", "evaluate", "draw")
 EXPERIMENT = "lecture-lab"
@@ -110,6 +108,12 @@ class Session:
         self.catalogue()
         return self.receipt
 
+    def stop(self) -> None:
+        """Ask the trainer to save and end; the second time it is killed. Returns at once; `reach` learns of the end."""
+        if self.training.stop_asked:
+            self.training.process.kill()
+        self.training.stop()
+
     def catalogue(self) -> None:
         """Write the run into the lab's own tables: its data, its evaluations with every example's outcome, its links."""
         from flows.records.catalogue import enter
@@ -159,27 +163,3 @@ def summary(session: Session) -> dict[str, Any]:
         "registered": receipt.version if receipt else None,
         "trouble": receipt.trouble if receipt else None,
     }
-
-
-def ask_to_stop_on_signals(session: Session, *numbers: int) -> contextlib.AbstractContextManager[None]:
-    """While the context is open these signals ask the training to save and stop; the second one kills it."""
-    return _Signals(session, numbers)
-
-
-class _Signals(contextlib.AbstractContextManager[None]):
-    def __init__(self, session: Session, numbers: tuple[int, ...]) -> None:
-        self.session, self.numbers = session, numbers
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._on_signal) for number in self.numbers}
-
-    def _on_signal(self, *_: object) -> None:
-        if self.session.training.stop_asked:
-            self.session.training.process.kill()
-        self.session.training.stop()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -7,27 +7,15 @@ finds its standard input closed, writes a checkpoint and ends: nothing is left b
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import queue
-import signal
 import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from components.errors import Interrupted, RequestError, RunError
+from flows.child import GRACE_SECONDS, Child
 from flows.lab.settings import Settings
-
-GRACE_SECONDS = 25.0
-"""How long a trainer may take to write its checkpoint before it is killed. Prefect's worker gives a flow 30 s."""
-
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for each other sleep instead of spinning, unless the person has said otherwise: docs/adr/0011-threads.md."""
 
 Watch = Callable[[dict[str, Any]], None]
 """Told every line the trainer says (see flows/trainer.py)."""
@@ -64,35 +52,12 @@ class Training:
     # ------------------------------------------------------------------ the process
 
     def _start(self, request: dict[str, Any]) -> None:
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 — open as long as the process runs
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.trainer"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env={**WAITING, **os.environ, **self.settings.lab_environment()},
-            start_new_session=True,  # Ctrl-C in the terminal reaches only us; we pass it on once, as a request to stop
-        )
-        self.lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True, name="trainer-output").start()
-        self._say(request)
+        self.child = Child("flows.trainer", request, self.settings)
 
-    @staticmethod
-    def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
-        assert process.stdout is not None
-        with process.stdout as said:
-            for line in said:
-                with contextlib.suppress(ValueError):  # a killed trainer may leave half a line
-                    lines.put(json.loads(line))
-        lines.put(None)
-
-    def _say(self, line: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(line).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; whoever waits for it learns why
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The trainer's process."""
+        return self.child.process
 
     @property
     def pid(self) -> int:
@@ -108,31 +73,18 @@ class Training:
     def restart(self) -> None:
         """Go on with the run in a new process, from its last checkpoint."""
         assert self.run is not None, "a request that was never accepted cannot be resumed"
-        self._close()
+        self.child.end()
         self.ended = False
         self._start({"resume": self.run})
 
     def stop(self) -> None:
         """Ask the trainer to write a checkpoint and end. Returns at once; `wait` learns of the end."""
         self.stop_asked = True
-        self._say({"stop": True})
+        self.child.stop()
 
     def close(self, *, grace: float = GRACE_SECONDS) -> None:
         """Make sure that no process is left: ask, wait `grace` seconds for the checkpoint, then kill."""
-        if self.process.poll() is None:
-            self.stop()
-            try:
-                self.process.wait(grace)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self._close()
-
-    def _close(self) -> None:
-        self.process.wait()
-        for stream in (self.process.stdin, self.errors):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        self.child.end(grace=grace)
 
     # ------------------------------------------------------------------ listening
 
@@ -162,7 +114,7 @@ class Training:
     def _next(self) -> dict[str, Any] | None:
         while True:
             try:
-                return self.lines.get(timeout=0.2)  # wakes up so that signal handlers run
+                return self.child.lines.get(timeout=0.2)  # wakes up so that signal handlers run
             except queue.Empty:
                 continue
 
@@ -177,16 +129,7 @@ class Training:
             self.result = {key: value for key, value in line.items() if key != "kind"}
 
     def _raise_if_died(self) -> None:
-        code = self.process.wait()
-        if code == 0:
+        if self.process.wait() == 0:
             self.done = True
             return
-        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if code == -signal.SIGKILL:
-            what += " (is there enough memory?)"
-        raise TrainerDied(f"the trainer process {what}{self._last_words()}")
-
-    def _last_words(self) -> str:
-        self.errors.seek(0)
-        text = self.errors.read().decode(errors="replace").strip()
-        return f": {text.splitlines()[-1]}" if text else ""
+        raise TrainerDied(f"the trainer process {self.child.how_it_ended()}")

@@ -15,53 +15,23 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 interrupted (a 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import sys
 import threading
-import time
 import traceback
-import warnings
 from typing import Any
 
 from components.errors import Interrupted, LabError, RequestError
+from flows.child import Voice, leave, listen
 
 INTERRUPTED = 3
 """Exit code of a run that was asked to stop and saved its checkpoint."""
 
 
-class _Voice:
-    """Lines to the supervisor; silent once nobody reads them."""
-
-    def __init__(self) -> None:
-        self.file = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # whatever a library prints must not end up between our lines
-        self.last_progress = 0.0
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        if line["kind"] == "progress" and line["step"] not in (0, line["total"]):
-            now = time.monotonic()
-            if now - self.last_progress < 0.1:
-                return
-            self.last_progress = now
-        with contextlib.suppress(BrokenPipeError):
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-
-
 def main() -> int:
     """Read the request, run it, tell about it; returns the exit code."""
-    stop = threading.Event()
-    tell = _Voice()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    warnings.showwarning = lambda message, *_, **__: tell({"kind": "warning", "message": str(message)})
-    first = sys.stdin.readline()
-    threading.Thread(target=_listen, args=(stop,), daemon=True, name="listen").start()
+    tell = Voice()
+    request, stop = listen()
     try:
-        _run(json.loads(first or "{}"), tell, stop)
+        _run(request, tell, stop)
     except Interrupted as error:
         tell({"kind": "interrupted", "message": str(error)})
         return INTERRUPTED
@@ -75,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def _run(request: dict[str, Any], tell: _Voice, stop: threading.Event) -> None:
+def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     from flows import experiment
     from flows.config.build import validate
     from flows.config.compose import compose
@@ -96,15 +66,5 @@ def _run(request: dict[str, Any], tell: _Voice, stop: threading.Event) -> None:
     experiment.run(config, folder, settings, tell=tell, stopping=stop.is_set)
 
 
-def _listen(stop: threading.Event) -> None:
-    """Stop when told to, and when whoever started this is gone."""
-    while (line := sys.stdin.readline()) and not json.loads(line).get("stop"):
-        pass
-    stop.set()
-
-
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # nothing is left to do: every file is closed, and torch's own teardown takes a while
+    leave(main())

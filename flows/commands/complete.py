@@ -21,6 +21,27 @@ def data(incomplete: str) -> list[str]:
     return [text for text in overrides(incomplete) if text.startswith("data")]
 
 
+def searches(incomplete: str) -> list[str]:
+    """As `overrides`, with what a sweep takes besides."""
+    from flows.config import names
+
+    if incomplete.startswith("search="):
+        return [f"search={name}" for name in names.names(names.SEARCH) if name.startswith(incomplete.removeprefix("search="))]
+    return [*overrides(incomplete), *(["search="] if "search=".startswith(incomplete) else [])]
+
+
+def sweeps(incomplete: str) -> list[str]:
+    """Names of sweeps, the newest first."""
+    from components.errors import LabError
+    from flows.lab.settings import Settings
+
+    try:
+        folders = sorted(Settings.load().sweeps.glob("*/journal.jsonl"), key=lambda path: -path.stat().st_mtime)
+    except LabError:
+        return []
+    return [name for name in ["last", *(path.parent.name for path in folders)] if name.startswith(incomplete)]
+
+
 def runs(incomplete: str) -> list[str]:
     """Names of runs, the newest first."""
     from components.errors import LabError

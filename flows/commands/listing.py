@@ -17,6 +17,7 @@ KINDS = {
     "schedules": "schedule",
     "objectives": "objective",
     "trainers": "trainer",
+    "searches": "search",
 }
 """What a person asks for, and the configuration group behind it."""
 

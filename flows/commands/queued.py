@@ -19,29 +19,39 @@ def submit(output: Output, overrides: list[str], resume: str, *, watch: bool) ->
         RequestError: the request is wrong, or no lab is running.
         RunError: the run that was watched did not complete.
     """
-    settings = Settings.load()
     overrides = [absolute(text) for text in overrides]
     if not resume:
         from flows.config.build import validate
         from flows.config.compose import compose
 
         validate(compose(overrides))  # a wrong request is refused here, not half a minute later by the worker
-    queued = queue(settings, "train/train", {**from_overrides(overrides), "resume": resume})
+    found = hand_over(output, "train/train", {**from_overrides(overrides), "resume": resume}, watch=watch)
+    if watch:
+        output.table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in sorted(found.get("metrics", {}).items())])
+        output.say(f"MLflow: {found.get('url')}")
+    output.finish(**found)
+
+
+def hand_over(output: Output, deployment: str, parameters: dict[str, Any], *, watch: bool) -> dict[str, Any]:
+    """Queue one run of `deployment`, follow it to its end with `watch`; returns what is known of it.
+
+    Raises:
+        RequestError: no lab is running, or the server refuses the parameters.
+        RunError: the run that was watched did not complete.
+    """
+    settings = Settings.load()
+    queued = queue(settings, deployment, parameters)
     output.say(f"queued as {queued.name}: {queued.page}")
     found: dict[str, Any] = {"flow_run_id": queued.id, "flow_run_name": queued.name, "page": queued.page}
     if not watch:
-        output.finish(**found)
-        return
+        return found
     try:
         state, message = follow(settings, queued, output.say)
     except KeyboardInterrupt:
         raise Interrupted(f"no longer watching; the run goes on: {queued.page}") from None
     if state != "COMPLETED":
         raise RunError(f"the run ended as {state.lower()}: {message}")
-    found |= outcome(settings, queued)
-    output.table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in sorted(found.get("metrics", {}).items())])
-    output.say(f"MLflow: {found.get('url')}")
-    output.finish(**found)
+    return found | outcome(settings, queued)
 
 
 def absolute(override: str) -> str:

@@ -63,16 +63,17 @@ def train(
 
 def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Run here, under Prefect where it runs; returns the run's summary."""
+    from flows.child import stopping_on_signals
     from flows.commands.display import Display
     from flows.lab import health
-    from flows.session import Session, ask_to_stop_on_signals, train_here
+    from flows.session import Session, train_here
     from flows.supervise import TrainerDied
 
     with Display(output) as display, Session(request, settings, watch=display) as session:
         orchestrated = health.answers(settings, "prefect", timeout=0.5)
         if orchestrated:
-            _load_prefect(settings.prefect_environment() | settings.mlflow_environment())
-        with ask_to_stop_on_signals(session, signal.SIGINT, signal.SIGTERM):
+            load_prefect(settings, "flows.train")
+        with stopping_on_signals(session.stop, signal.SIGINT, signal.SIGTERM):
             try:
                 session.accept()
                 if not orchestrated:
@@ -84,10 +85,11 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
                 raise type(error)(f"{error}; go on from its last checkpoint with: lab train --resume {session.run}") from None
 
 
-def _load_prefect(environment: dict[str, str]) -> None:
-    """Import Prefect in the background: the trainer takes as long to be ready."""
-    os.environ.update(environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_LOGGING_LEVEL": "ERROR"})
-    threading.Thread(target=__import__, args=("flows.train",), daemon=True, name="import prefect").start()
+def load_prefect(settings: Settings, module: str) -> None:
+    """Import a flow, and so Prefect, in the background: whoever will do the work takes as long to be ready."""
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+    os.environ.update(settings.prefect_environment() | settings.mlflow_environment() | quiet)
+    threading.Thread(target=__import__, args=(module,), daemon=True, name="import prefect").start()
 
 
 def _under_prefect(session: Session, request: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +99,11 @@ def _under_prefect(session: Session, request: dict[str, Any]) -> dict[str, Any]:
 
     module.adopt(session)
     parameters = from_overrides(request.get("overrides", []))
-    state: Any = module.train_flow(**parameters, resume=request.get("resume", ""), return_state=True)
+    return result_of(module.train_flow(**parameters, resume=request.get("resume", ""), return_state=True))
+
+
+def result_of(state: Any) -> dict[str, Any]:
+    """What a flow run came to; raises what ended it."""
     if state.is_completed():
         return dict(state.result())
     if state.is_cancelled():

@@ -16,12 +16,13 @@ def conclude(delivery: Delivery) -> None:
     A model folder that cannot be logged is noted under `refused` in delivery.json; the run ends all the same. Calling again after a
     server went away does what is left to do.
     """
-    if delivery.progress.status == "FINISHED" and (delivery.folder / "model" / logged_model.WEIGHTS).exists():
+    progress = delivery.progress
+    if progress.model and progress.status == "FINISHED" and (delivery.folder / "model" / logged_model.WEIGHTS).exists():
         try:
             _log_model(delivery)
             _register(delivery)
         except (LabError, ValueError, KeyError) as error:
-            delivery.progress.refused.append(f"model: {type(error).__name__}: {error}")
+            progress.refused.append(f"model: {type(error).__name__}: {error}")
     delivery.end()
 
 

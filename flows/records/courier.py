@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ class Courier:
         return _receipt(self._progress, self._address, self._trouble)
 
     def _work(self) -> None:
-        _give_way()
+        give_way()
         with exclusive(self.folder) as alone:
             if not alone:
                 self._say("another process is delivering this run already")
@@ -148,7 +148,7 @@ class Courier:
                 self._say(None)
             except Exception as error:  # whatever MLflow, a database or a network raises is a reason to try again, never to stop the run
                 self._delivery = None
-                self._say(_words(error))
+                self._say(words(error))
                 pause, patience = patience, min(patience * 2, SECONDS_TO_RETRY[1])
             self._wake.wait(pause)
             self._wake.clear()
@@ -183,13 +183,13 @@ class Courier:
                 self._on_trouble(trouble)
 
 
-def deliver_pending(runs: Path, tracking_uri: str, *, experiment: str, artifacts: str | None = None) -> dict[str, Receipt]:
-    """Deliver what earlier couriers left in the run folders below `runs`; MLflow is imported only when there is something.
+def deliver_pending(runs: Path | Iterable[Path], tracking_uri: str, *, experiment: str, artifacts: str | None = None) -> dict[str, Receipt]:
+    """Deliver what earlier couriers left in run folders; MLflow is imported only when there is something.
 
     Runs that are being trained or delivered right now are passed by, and so are runs that an unreachable server keeps waiting.
 
     Args:
-        runs: LAB_HOME/runs.
+        runs: LAB_HOME/runs, or the run folders themselves.
         tracking_uri: where to.
         experiment, artifacts: as for `Courier`; for runs that never had one.
 
@@ -197,7 +197,8 @@ def deliver_pending(runs: Path, tracking_uri: str, *, experiment: str, artifacts
         A receipt for each run that had something left, by its name.
     """
     receipts: dict[str, Receipt] = {}
-    for folder in sorted(path.parent for path in runs.glob(f"*/{journal.FILE}")):
+    folders = sorted(path.parent for path in runs.glob(f"*/{journal.FILE}")) if isinstance(runs, Path) else runs
+    for folder in folders:
         with exclusive(folder) as alone:
             progress = Progress.load(folder, experiment=experiment, artifacts=artifacts)
             if not alone or journal.is_open(folder) or (progress.settled and not progress.behind(folder)):
@@ -219,7 +220,7 @@ def _deliver(folder: Path, progress: Progress, uri: str) -> Receipt:
         there.carry()
         conclude(there)
     except Exception as error:  # as in the courier: the folder keeps what did not arrive
-        return _receipt(progress, uri, _words(error))
+        return _receipt(progress, uri, words(error))
     return _receipt(there.progress, uri, None)
 
 
@@ -240,13 +241,13 @@ def _receipt(progress: Progress | None, uri: str | None, trouble: str | None) ->
     )
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An exception as one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return translate.clip(text, 200)
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Let the training have the processor first: on Linux a thread has a niceness of its own."""
     if sys.platform == "linux":
         with suppress(OSError):

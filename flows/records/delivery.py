@@ -43,6 +43,10 @@ class Progress:
         status, reason: how the run ended; None while it runs.
         model_id, model_sha256: the logged model and the hash of its model.safetensors.
         version: its place in the registry (name, version, aliases); None where it was the best of nothing.
+        model: whether the model of the finished run is logged.
+        brief: the run is one of a sweep's many trials: its files and its data are on the sweep's own run, and it is searched for in MLflow
+            only when making it was begun before.
+        begun: making the MLflow run was begun, and may have happened.
         refused: what MLflow would never take, in words.
         settled: everything has arrived and the MLflow run is ended.
     """
@@ -60,6 +64,9 @@ class Progress:
     model_id: str | None = None
     model_sha256: str | None = None
     version: dict[str, Any] | None = None
+    model: bool = True
+    brief: bool = False
+    begun: bool = False
     refused: list[str] = field(default_factory=list)
     settled: bool = False
 
@@ -110,6 +117,7 @@ class Delivery:
         self.folder, self.progress, self.uri = folder, progress, uri
         self.client: MlflowClient = tracking_client(uri)
         self._parameters: set[str] = set()
+        self._fresh = progress.offset == 0 and progress.brief
 
     def open(self) -> bool:
         """Find the MLflow run by its name in the lab, or make it; a run that had ended and goes on is running again.
@@ -126,20 +134,16 @@ class Delivery:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                self.progress = Progress(
-                    experiment=self.progress.experiment,
-                    artifacts=self.progress.artifacts,
-                    tags=self.progress.tags,
-                    status=self.progress.status,
-                    reason=self.progress.reason,
-                )
+                kept = ("experiment", "artifacts", "tags", "status", "reason", "model", "brief")
+                self.progress = Progress(**{name: getattr(self.progress, name) for name in kept})
+        if run is None and (self.progress.begun or not self.progress.brief):
+            run = self._find()
         if run is None:
-            run = self._find() or self.client.create_run(
-                self._experiment(),
-                start_time=self._started(),
-                run_name=self.folder.name,
-                tags={"lab.run": self.folder.name, "mlflow.source.name": "lab", "mlflow.source.type": "LOCAL", **_user()},
-            )
+            self.progress.begun = True
+            self.progress.save(self.folder)
+            own = {"lab.run": self.folder.name, "mlflow.source.name": "lab", "mlflow.source.type": "LOCAL", **_user()}
+            tags = {**own, **self.progress.tags}
+            run = self.client.create_run(self._experiment(), start_time=self._started(), run_name=self.folder.name, tags=tags)
         if run.info.lifecycle_stage == "deleted":
             if self.progress.status is not None:
                 return False
@@ -148,7 +152,7 @@ class Delivery:
             self.client.update_run(run.info.run_id, status="RUNNING")
         self._parameters = set(run.data.params)
         self.progress.experiment_id, self.progress.mlflow_run_id = run.info.experiment_id, run.info.run_id
-        self._tags(self.progress.tags)
+        self._send([], {}, {key: value for key, value in self.progress.tags.items() if run.data.tags.get(key) != value})
         self.progress.save(self.folder)
         return True
 
@@ -222,11 +226,11 @@ class Delivery:
 
     def _deliver(self, data: bytes, start: int, place: Literal["offset", "system_offset"]) -> None:
         """Whole lines that begin at byte `start`; the progress is saved behind each batch."""
-        waiting: list[translate.Point] = []
+        waiting = _Batch()
         epoch_step, behind = self.progress.epoch_step, start
 
         def arrived() -> None:
-            self._points(waiting)
+            self._send(waiting.points, waiting.parameters, waiting.tags)
             waiting.clear()
             self.progress.epoch_step = epoch_step
             setattr(self.progress, place, behind)
@@ -235,61 +239,53 @@ class Delivery:
         for end, line in journal.lines(data):
             if line["kind"] == "metrics":
                 fresh = translate.points(line)
-                if place == "offset" and line["step"] > epoch_step:
+                if place == "offset" and line["step"] > epoch_step and line["epoch"] is not None:
                     fresh.append(("epoch", float(line["epoch"]), line["t"], line["step"]))
-                if len(waiting) + len(fresh) > translate.POINTS_A_BATCH:
+                if len(waiting.points) + len(fresh) > translate.POINTS_A_BATCH:
                     arrived()
                 if place == "offset":
                     epoch_step = max(epoch_step, line["step"])
-                waiting += fresh
+                waiting.points += fresh
             else:
-                arrived()
-                self._other(line)
+                self._other(line, waiting)
             behind = start + end
         behind = start + len(data)
         arrived()
 
-    def _other(self, line: dict[str, Any]) -> None:
+    def _other(self, line: dict[str, Any], waiting: _Batch) -> None:
         """One line that is no metrics; what MLflow would refuse every time is noted, not tried for ever."""
         from mlflow.exceptions import MlflowException
 
         try:
-            if line["kind"] == "figure":
-                self._figure(line)
+            if line["kind"] in ("figure", "file"):
+                self._file(line)
             elif line["kind"] == "event":
-                self._event(line)
+                self._event(line, waiting)
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE" or self.client.get_run(self._run).info.lifecycle_stage == "deleted":
                 raise
             self.progress.refused.append(f"{line['kind']} {line.get('event') or line.get('name')}: {error.message}")
 
-    def _figure(self, line: dict[str, Any]) -> None:
+    def _file(self, line: dict[str, Any]) -> None:
         path = self.folder / line["file"]
         if path.exists():
-            self.client.log_artifact(self._run, str(path), artifact_path=str(Path(line["file"]).parent))
+            parent = str(Path(line["file"]).parent)
+            self.client.log_artifact(self._run, str(path), artifact_path=None if parent == "." else parent)
 
-    def _event(self, line: dict[str, Any]) -> None:
+    def _event(self, line: dict[str, Any], waiting: _Batch) -> None:
         event, facts = line["event"], line["facts"]
         match event:
-            case "started":
-                self._parameters_of(facts["config"])
-            case "data":
+            case "started":  # parameters can't change, so those that a resumed run began with stay
+                waiting.parameters |= {k: v for k, v in translate.parameters(facts["config"]).items() if k not in self._parameters}
+            case "data" if not self.progress.brief:
                 self._dataset(facts)
-            case "result":
-                there = self.client.get_run(self._run).data.metrics  # a run that is resumed at its end says its result again
-                self._points([point for point in translate.final(facts, line["t"]) if there.get(point[0]) != point[1]])
-        self._tags(translate.tags(self.folder.name, event, facts))
-        for file, text in translate.documents(event, facts).items():
-            self.client.log_text(self._run, text, file)
-
-    def _parameters_of(self, config: dict[str, Any]) -> None:
-        """The resolved configuration; parameters can't change, so those that a resumed run began with stay."""
-        from mlflow.entities import Param
-
-        fresh = [pair for pair in translate.parameters(config).items() if pair[0] not in self._parameters]
-        for first in range(0, len(fresh), translate.PAIRS_A_BATCH):
-            self.client.log_batch(self._run, params=[Param(*pair) for pair in fresh[first : first + translate.PAIRS_A_BATCH]])
-        self._parameters |= {key for key, _ in fresh}
+            case "result":  # a run that is resumed at its end says its result again
+                there = {} if self._fresh else self.client.get_run(self._run).data.metrics
+                waiting.points += [point for point in translate.final(facts, line["t"]) if there.get(point[0]) != point[1]]
+        waiting.tags |= translate.tags(self.folder.name, event, facts)
+        if not self.progress.brief:
+            for file, text in translate.documents(event, facts).items():
+                self.client.log_text(self._run, text, file)
 
     def _dataset(self, facts: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -297,19 +293,33 @@ class Delivery:
         entity = DatasetInput(Dataset(**translate.dataset(facts)), [InputTag("mlflow.data.context", "training")])
         self.client.log_inputs(self._run, datasets=[entity])
 
-    def _tags(self, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
+    def _send(self, points: list[translate.Point], parameters: dict[str, str], tags: dict[str, str]) -> None:
+        """Points, parameters and tags in as few calls as MLflow's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        pairs = list(tags.items())
-        for first in range(0, len(pairs), translate.PAIRS_A_BATCH):
-            self.client.log_batch(self._run, tags=[RunTag(*pair) for pair in pairs[first : first + translate.PAIRS_A_BATCH]])
+        pairs = translate.PAIRS_A_BATCH
+        metrics = [Metric(key, value, time, step) for key, value, time, step in points]
+        params = [Param(*pair) for pair in parameters.items()]
+        labels = [RunTag(*pair) for pair in tags.items()]
+        while metrics or params or labels:
+            room = translate.POINTS_A_BATCH - min(len(params), pairs) - min(len(labels), pairs)
+            self.client.log_batch(self._run, metrics=metrics[:room], params=params[:pairs], tags=labels[:pairs])
+            del metrics[:room], params[:pairs], labels[:pairs]
+        self._parameters |= parameters.keys()
 
-    def _points(self, points: list[translate.Point]) -> None:
-        from mlflow.entities import Metric
 
-        for first in range(0, len(points), translate.POINTS_A_BATCH):
-            batch = [Metric(key, value, time, step) for key, value, time, step in points[first : first + translate.POINTS_A_BATCH]]
-            self.client.log_batch(self._run, metrics=batch)
+@dataclass
+class _Batch:
+    """What waits to be sent in one call."""
+
+    points: list[translate.Point] = field(default_factory=list)
+    parameters: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        self.points.clear()
+        self.parameters.clear()
+        self.tags.clear()
 
 
 def _beside(uri: str) -> str | None:

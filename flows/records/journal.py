@@ -8,6 +8,7 @@ Lines, by `kind`; `t` is the time in milliseconds since 1970:
 
     {"t": …, "kind": "metrics", "step": 100, "epoch": 0.8, "values": {"train/loss": 0.31}}
     {"t": …, "kind": "figure", "name": "gradients/step-100", "step": 100, "file": "figures/gradients/step-100.png"}
+    {"t": …, "kind": "file", "file": "report/report.html"}
     {"t": …, "kind": "event", "event": "stage", "facts": {"name": "fit", "state": "started"}}
 
 Values that are not finite are written as Python's `json` does: the bare words `NaN`, `Infinity`, `-Infinity`.
@@ -68,13 +69,13 @@ class Journal:
             elif line["kind"] == "figure":
                 self._figures.add((line["name"], line["step"]))
 
-    def metrics(self, values: Mapping[str, float], *, step: int, epoch: float) -> None:
+    def metrics(self, values: Mapping[str, float], *, step: int, epoch: float | None) -> None:
         """Points of named series at optimizer step `step`; a (name, step) that is already here is dropped.
 
         Args:
             values: series name → value; NaN and infinities are kept.
             step: optimizer step, from 1 (0 for what is known before training).
-            epoch: epochs done at that step, with fraction.
+            epoch: epochs done at that step, with fraction; None where steps are no steps of a training.
 
         Raises:
             RunError: the disk is full.
@@ -106,6 +107,15 @@ class Journal:
             raise self._refused(error) from error
         self._figures.add((name, step))
         self._write({"t": time.time_ns() // 1_000_000, "kind": "figure", "name": name, "step": step, "file": file})
+
+    def file(self, path: Path) -> None:
+        """A file of the run folder that belongs to the run's record; what it holds now is what counts, however often it is said.
+
+        Raises:
+            ValueError: it does not lie in the run folder.
+            RunError: the disk is full.
+        """
+        self._write({"t": time.time_ns() // 1_000_000, "kind": "file", "file": str(path.relative_to(self.folder))})
 
     def event(self, event: str, /, **facts: Any) -> None:
         """Something that happened (`started`, `stage`, `checkpoint`, `result`, `warning` …) with JSON-able facts; on disk on return.
@@ -204,7 +214,8 @@ def history(folder: Path) -> dict[str, list[tuple[int, float]]]:
     series: dict[str, dict[int, float]] = {}
     for line in read(folder):
         if line["kind"] == "metrics":
-            for name, value in {"epoch": line["epoch"], **line["values"]}.items():
+            epoch = {} if line["epoch"] is None else {"epoch": line["epoch"]}
+            for name, value in {**epoch, **line["values"]}.items():
                 series.setdefault(name, {}).setdefault(line["step"], value)
     return {name: sorted(points.items()) for name, points in series.items()}
 

@@ -86,8 +86,8 @@ def tags(run: str, event: str, facts: Mapping[str, Any]) -> dict[str, str]:
             }
         case "warning":
             found = {"lab.warning": facts.get("message")}
-        case "failed" | "interrupted":
-            found = {"lab.reason": facts.get("reason")}
+        case "failed" | "interrupted" | "pruned":
+            found = {"lab.reason": facts.get("reason"), "lab.ended": event}
     return {name(key): clip(_text(value), TAG_LENGTH) for key, value in found.items() if value is not None}
 
 
@@ -163,7 +163,7 @@ def ending(lines: list[dict[str, Any]]) -> tuple[Literal["FINISHED", "FAILED", "
         match line["event"]:
             case "result":
                 return "FINISHED", None
-            case "failed" | "interrupted":
+            case "failed" | "interrupted" | "pruned":
                 return ("FAILED" if line["event"] == "failed" else "KILLED"), line["facts"].get("reason")
             case "started":
                 break

@@ -124,6 +124,11 @@ def read(overrides: Sequence[str], *, conf: Path = CONF) -> tuple[Plan, Source]:
     return _plan(str(name), values, source), source
 
 
+def check_key(key: str, value: Any) -> Any:
+    """One key's value in its type. Raises ConfigError."""
+    return check(value, get_type_hints(Plan, include_extras=True)[key], f"{SEARCH}.{key}")
+
+
 def _plan(name: str, values: dict[str, Any], source: Source) -> Plan:
     hints = get_type_hints(Plan, include_extras=True)
     given: dict[str, Any] = {}

@@ -97,11 +97,15 @@ class Sweep:
 
     @classmethod
     def load(cls, settings: Settings, name: str) -> Sweep:
-        """Open the sweep `name`; RequestError when there is none."""
-        study = storage.load(settings, name)
+        """Open the sweep `name` (its whole name, its beginning where only one begins so, or `last`); RequestError when there is none."""
+        known = storage.names(settings)
+        starting = [each for each in known if each == name] or [each for each in known if name and each.startswith(name)]
+        if len(starting) > 1:
+            raise RequestError(f"{name!r} may be any of {len(starting)} sweeps: {', '.join(starting[-5:])}")
+        found = known[-1] if name == "last" and known else next(iter(starting), None)
+        study = storage.load(settings, found) if found else None
         facts = study.user_attrs.get("sweep") if study else None
         if study is None or facts is None:
-            known = storage.names(settings)
             near = closest(name, known) or (f" (the newest is {known[-1]})" if known else " (there are none yet: lab sweep …)")
             raise RequestError(f"there is no sweep {name!r}{near}")
         return cls(settings, study, facts, space_from_json(facts["space"]))
@@ -329,6 +333,11 @@ class Sweep:
         for trial in self._trials():
             found[names[trial.state.name]] += 1
         return found
+
+    def best_value(self) -> float | None:
+        """The best value of a single finished trial; None while there is none."""
+        values = [trial.values[0] for trial in self._trials() if trial.state.name == "COMPLETE"]
+        return (max if self.objectives[0].direction == "max" else min)(values, default=None)
 
     def finished(self) -> bool:
         """Whether everything that was asked for has ended."""

@@ -10,9 +10,10 @@ import pytest
 from lab_processes import server
 
 from components.errors import RunError
+from flows.child import stopping_on_signals
 from flows.lab.servers import free_port_near
 from flows.lab.settings import Settings
-from flows.session import Session, ask_to_stop_on_signals, summary, tracking_uri
+from flows.session import Session, summary, tracking_uri
 
 
 def test_records_go_to_the_server_that_is_there(tmp_path: Path) -> None:
@@ -38,8 +39,8 @@ def test_the_first_signal_asks_and_the_second_kills() -> None:
             done.append("stop")
 
     before = signal.getsignal(signal.SIGTERM)
-    session = cast(Session, SimpleNamespace(training=Training()))
-    with ask_to_stop_on_signals(session, signal.SIGTERM):
+    session = SimpleNamespace(training=Training())
+    with stopping_on_signals(lambda: Session.stop(cast(Session, session)), signal.SIGTERM):
         os.kill(os.getpid(), signal.SIGTERM)
         assert done == ["stop"]
         os.kill(os.getpid(), signal.SIGTERM)

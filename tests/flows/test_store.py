@@ -114,7 +114,7 @@ def test_an_unknown_newer_schema_is_one_clear_error(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "lab.db") as connection:
         connection.execute("update schema_version set number = 99")
     connection.close()
-    with pytest.raises(RunError, match="has schema 99, this version of the lab knows 1: use the newer version"):
+    with pytest.raises(RunError, match="has schema 99, this version of the lab knows 2: use the newer version"):
         Store(url)
 
 

@@ -57,8 +57,8 @@ def test_a_whole_conversation(start: Start, tmp_path: Path) -> None:
     assert (training.result, training.finished, training.ended, training.done) == ({"steps": 3}, {"fit"}, True, True)
     assert [line["kind"] for line in lines] == ["run", "stage", "result", "stage"]
     assert (tmp_path / "asked").read_text() == '{"overrides": ["seed=1"]}\n'
-    training.errors.seek(0)
-    assert training.errors.read().decode() == f"{tmp_path}\n", "it belongs to the same lab"
+    training.child.errors.seek(0)
+    assert training.child.errors.read().decode() == f"{tmp_path}\n", "it belongs to the same lab"
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, RequestError), (1, RunError)])

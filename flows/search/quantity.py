@@ -1,0 +1,88 @@
+"""What a sweep makes large or small, in words: its name, its unit, and as many digits as mean something."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SHARES = ("accuracy", "f1", "precision", "recall", "calibration_error")
+"""Metrics from 0 to 1 (also as `top5_accuracy`), which people read in per cent and compare in percentage points."""
+
+_SPELLED = {"f1": "F1", "nll": "NLL", "bleu": "BLEU", "iou": "IoU"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A metric of a sweep.
+
+    Attributes:
+        metric: with its split, as MLflow has it.
+        direction: what is better.
+    """
+
+    metric: str
+    direction: str
+
+    @property
+    def name(self) -> str:
+        """`validation/accuracy` → "accuracy"."""
+        words = self.metric.rpartition("/")[2].replace("_", " ").split()
+        return " ".join(_SPELLED.get(word, word) for word in words) or self.metric
+
+    @property
+    def split(self) -> str:
+        """`validation/accuracy` → "validation"; "" for what belongs to no split (`seconds`)."""
+        return self.metric.rpartition("/")[0]
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied with to be read: 100 for shares."""
+        last = self.metric.rpartition("/")[2]
+        return 100.0 if any(last == share or last.endswith(f"_{share}") for share in SHARES) else 1.0
+
+    @property
+    def sign(self) -> float:
+        """What makes a larger value a better one."""
+        return 1.0 if self.direction == "max" else -1.0
+
+    @property
+    def axis(self) -> str:
+        """For the axis of a figure whose values are multiplied with `scale`."""
+        return f"{self.split} {self.name}".strip() + (" (%)" if self.scale == 100 else "")
+
+    def value(self, value: float | None) -> str:
+        """0.9623 → "96.2 %" for a share, 0.123456 → "0.1235" for any other; None → "–"."""
+        if value is None:
+            return "–"
+        return f"{100 * value:.1f} %" if self.scale == 100 else f"{value:.4g}"
+
+    def span(self, interval: tuple[float, float] | None) -> str:
+        """An interval of values: "[95.1, 97.0]", with the digits that its width asks for; None → "–"."""
+        if interval is None:
+            return "–"
+        low, high = (self.scale * end for end in interval)
+        digits = _decimals(high - low)
+        return f"[{_fixed(low, digits)}, {_fixed(high, digits)}]"
+
+    def lead(self, difference: float, interval: tuple[float, float] | None) -> str:
+        """How much better: "2.1 points of accuracy [1.2, 3.0]"; less is better, and the unit says so: "0.12 of loss [0.05, 0.19]"."""
+        low, high = (self.scale * end for end in interval or (difference, difference))
+        scaled = self.scale * difference
+        digits = _decimals(high - low) if high > low else _decimals(abs(scaled))
+        unit = f"points of {self.name}" if self.scale == 100 else {"seconds": "s", "parameters": "parameters"}.get(self.name, f"of {self.name}")
+        span = f" [{_fixed(low, digits)}, {_fixed(high, digits)}]" if interval else ""
+        return f"{_fixed(scaled, digits)} {unit}{span}"
+
+
+def _decimals(width: float) -> int:
+    """Decimals that show two digits of `width`, at most 8."""
+    if not math.isfinite(width) or width <= 0:
+        return 3
+    return min(max(1 - math.floor(math.log10(width)), 0), 8)
+
+
+def _fixed(number: float, decimals: int) -> str:
+    if abs(number) >= 1e6 or (number and abs(number) < 1e-6):
+        return f"{number:.3g}"
+    text = f"{number:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text

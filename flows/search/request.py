@@ -1,0 +1,84 @@
+"""A request for a sweep, judged before anything is made: the experiment, what is searched, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.errors import ConfigError
+from flows.config.build import build, validate
+from flows.config.compose import compose
+from flows.config.overrides import parse
+from flows.search import crew
+from flows.search import plan as plans
+from flows.search import space as spaces
+from flows.search.plan import Plan
+from flows.search.results import Objective
+from flows.search.space import Space
+
+BUDGET = ("trials", "hours", "samples", "seeds", "confirm", "workers", "backend")
+"""What of a plan can change when a sweep goes on."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `lab sweep experiment=… search=…` asks for.
+
+    Attributes:
+        overrides: what all trials have in common, without seed.
+        config: the experiment's configuration as it is without the space.
+        plan, space, objectives: what is searched, and for what.
+    """
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    plan: Plan
+    space: Space
+    objectives: tuple[Objective, ...]
+
+
+def read(overrides: Sequence[str]) -> Request:
+    """Judge a request.
+
+    Raises:
+        ConfigError: one line about the first thing that is wrong, with the line of the YAML where it stands in one.
+    """
+    own, search = plans.split(overrides)
+    plan, source = plans.read(search)
+    config = validate(compose(own))
+    space = spaces.read(plan, source, own)
+    if config["trainer"].get("threads", 0) == 0 and "trainer.threads" not in space.keys:
+        own = [*own, f"trainer.threads={crew.threads(plan.workers)}"]  # said openly: sums, and so results, depend on it
+        config = validate(compose(own))
+    common = tuple(text for text in own if parse(text)[0] != "seed")
+    return Request(common, config, plan, space, _objectives(plan, config))
+
+
+def check_request(overrides: Sequence[str]) -> None:
+    """Raise ConfigError when `overrides` are no request for a sweep."""
+    read(overrides)
+
+
+def changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """What of its budget a sweep that goes on shall have otherwise: `["search.trials=60"]` → `{"trials": 60}`. ConfigError for the rest."""
+    found: dict[str, Any] = {}
+    for text in overrides:
+        key, value = parse(text)
+        name = key.removeprefix("search.")
+        if not key.startswith("search.") or name not in BUDGET:
+            allowed = ", ".join(f"search.{each}" for each in BUDGET)
+            raise ConfigError(f"{key}: a sweep goes on as it was, but for its budget (allowed: {allowed})")
+        found[name] = plans.check_key(name, value)
+    return found
+
+
+def _objectives(plan: Plan, config: dict[str, Any]) -> tuple[Objective, ...]:
+    if plan.objectives:
+        return tuple(Objective(metric, direction) for metric, direction in plan.objectives.items())
+    metric, direction = build(config["objective"], **_STAND_INS).monitor
+    return (Objective(f"validation/{metric}", direction),)
+
+
+_STAND_INS: dict[str, Any] = {"classes": 2, "class_names": ["a", "b"]}
+"""Facts of the data that an objective may want; what it monitors does not depend on them."""

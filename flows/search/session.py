@@ -1,0 +1,329 @@
+"""A sweep with everything around it: its workers, what it says in MLflow, its report. Without Prefect; the sweep flow wraps it in tasks.
+
+    with SweepSession(request, settings, watch=show) as session:
+        session.accept()         the request is right and the sweep exists      (else RequestError, and nothing was made)
+        session.prepare()        the data is there
+        session.begin()          the workers work
+        session.reach(20)        twenty trials have ended
+        session.reach()          all have
+        session.conclude()       the chosen configuration on the test split, the report, everything in MLflow
+
+    sweeps/NAME/journal.jsonl, delivery.json     the sweep's own run in MLflow, said and carried as a training's
+           trials/RUN/…                          the run folders of its trials
+           report/report.html, report.json, …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from components.errors import Interrupted, RequestError, RunError
+from flows.child import GRACE_SECONDS
+from flows.config.build import validate
+from flows.config.compose import compose
+from flows.lab.settings import Settings
+from flows.parts import prepare_data
+from flows.records import journal
+from flows.records.carrier import Carrier
+from flows.records.courier import Courier, Receipt
+from flows.records.journal import Journal
+from flows.records.reproducible import environment
+from flows.records.tracking import tracking_uri
+from flows.search import request as requests
+from flows.search.crew import Crew, Watch
+from flows.search.study import Sweep
+
+EXPERIMENT = "lecture-lab-sweeps"
+"""Name of the MLflow experiment that sweeps go to, with their trials below them."""
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def new_sweep_name(config: Mapping[str, Any], search: str) -> str:
+    """A name that sorts by time and is not taken: `mlp_mnist-initializers-20261125-134512-3f9a`."""
+    return f"{config['name']}-{search}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class SweepSession:
+    """One sweep being worked on by this process.
+
+    Args:
+        request: `{"overrides": [...], "name": …}` for a new sweep, `{"resume": NAME, "overrides": ["search.trials=60"]}` to go on with one,
+            `{"join": NAME, "workers": 2}` to add workers to one that another process looks after.
+        settings: the lab's settings.
+        watch: called with every line that a worker says (flows/search/worker.py), and `{"kind": "counts", …}` when counts change.
+        tags: for the sweep's run in MLflow.
+    """
+
+    def __init__(
+        self, request: Mapping[str, Any], settings: Settings, *, watch: Watch = lambda _: None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        self.request, self.settings, self.watch, self.tags = request, settings, watch, dict(tags or {})
+        self.sweep: Sweep | None = None
+        self.crew: Crew | None = None
+        self.journal: Journal | None = None
+        self.courier: Courier | None = None
+        self.carrier: Carrier | None = None
+        self.receipt: Receipt | None = None
+        self.linked: str | None = None
+        """The MLflow page that somebody has linked to already."""
+        self.mlflow_run_id: str | None = None
+        self.counted = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
+        self.stop_asked = False
+
+    # ------------------------------------------------------------------ beginning
+
+    @property
+    def name(self) -> str:
+        """The sweep's name; only after `accept`."""
+        assert self.sweep is not None
+        return self.sweep.name
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder; only after `accept`."""
+        return self.settings.sweeps / self.name
+
+    @property
+    def total(self) -> int:
+        """How many trials it will have; only after `accept`."""
+        assert self.sweep is not None
+        return self.sweep.total()
+
+    def accept(self) -> str:
+        """Judge the request and make or open the sweep; returns its name. RequestError: it was wrong, and nothing was made."""
+        if self.sweep is not None:
+            return self.name
+        if "join" in self.request:
+            self.sweep = Sweep.load(self.settings, self.request["join"])
+            self._carry_trials(lambda: self._tags_of_trials(self._study_run_id()))
+            return self.name
+        if "resume" in self.request:
+            changes = requests.changes(self.request.get("overrides", []))
+            sweep = Sweep.load(self.settings, self.request["resume"])
+            if journal.is_open(self.settings.sweeps / sweep.name):
+                raise RequestError(f"{sweep.name} is being worked on already; more workers for it: lab sweep --join {sweep.name}")
+            if changes:
+                sweep.extend(changes)
+            config: dict[str, Any] = validate(compose(list(sweep.overrides)))
+        else:
+            wanted = requests.read(self.request.get("overrides", []))
+            config = wanted.config
+            name = self.request.get("name") or new_sweep_name(config, wanted.plan.name)
+            sweep = Sweep.create(
+                self.settings, name, wanted.overrides, wanted.plan, wanted.space, wanted.objectives, seed=config["seed"]
+            )
+        self.sweep, self.config = sweep, config
+        self.journal = Journal(self.folder)
+        sweep.settle()
+        facts = {**config, "name": sweep.name, "search": _plain(sweep)}
+        self.journal.event("started", run=sweep.name, config=facts, **environment())
+        self._carry()
+        return sweep.name
+
+    def _carry(self) -> None:
+        """Start what brings the sweep and its trials to MLflow."""
+        assert self.sweep is not None
+        self.courier = Courier(
+            self.folder,
+            tracking_uri=lambda: tracking_uri(self.settings),
+            experiment=EXPERIMENT,
+            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            tags={"lab.sweep": self.name, "lab.search": self.sweep.plan.name, **self.tags},
+            on_run=self._on_mlflow_run,
+        )
+        self.courier.start()
+        self._carry_trials(lambda: self._tags_of_trials(self.mlflow_run_id))
+
+    def _carry_trials(self, tags: Any) -> None:
+        self.carrier = Carrier(
+            self.folder / "trials",
+            tracking_uri=lambda: tracking_uri(self.settings),
+            experiment=EXPERIMENT,
+            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            tags=tags,
+        )
+        self.carrier.start()
+
+    def _on_mlflow_run(self, run_id: str) -> None:
+        assert self.sweep is not None
+        self.mlflow_run_id = run_id
+        self.sweep.study.set_user_attr("mlflow_run_id", run_id)
+
+    def _study_run_id(self) -> str | None:
+        assert self.sweep is not None
+        found: str | None = self.sweep.study.user_attrs.get("mlflow_run_id")
+        return found
+
+    def _tags_of_trials(self, run_id: str | None) -> dict[str, str] | None:
+        return {"mlflow.parentRunId": run_id, "lab.sweep": self.name} if run_id else None
+
+    # ------------------------------------------------------------------ working
+
+    def prepare(self) -> None:
+        """Prepare the experiment's data once, before the workers ask for it."""
+        with self._stage("prepare"):
+            prepared = prepare_data(self.config, self.settings, tell=self.watch)
+            assert self.journal is not None
+            self.journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
+            if "validation" not in prepared.splits:
+                raise RunError(f"{prepared.name} has no validation split, and a sweep never selects by the test split")
+            self.has_test = "test" in prepared.splits
+
+    def begin(self, workers: int | None = None) -> None:
+        """Start the workers."""
+        assert self.sweep is not None
+        self.crew = Crew(self.name, workers or self.request.get("workers") or self.sweep.plan.workers, self.settings, watch=self._heard)
+        if self.stop_asked:
+            self.crew.stop()
+
+    def reach(self, ended: int | None = None) -> dict[str, int]:
+        """Wait until so many trials have ended, or all; returns the counts (`complete`, `pruned`, `failed`, `running`, `waiting`).
+
+        Raises:
+            RunError: the sweep cannot go on.
+            Interrupted: it was asked to stop; every trial that ran is saved and waits.
+        """
+        assert self.crew is not None
+        assert self.sweep is not None
+        looked = 0.0
+        while True:
+            if not self.crew.running:
+                if self.stop_asked:
+                    raise Interrupted(f"stopped after {ended(self._count())} of {self.sweep.total()} trials")
+                counts = self._count()
+                if self.sweep.finished():
+                    return counts
+                self.begin()  # another process's workers left something behind
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                looked = time.monotonic()
+                counts = self._count()
+                if ended is not None and ended(counts) >= ended:
+                    return counts
+            self.crew.listen(0.2)
+
+    def stop(self) -> None:
+        """Ask the workers to save their trials and end. Returns at once; `reach` learns of the end. The second time they are killed."""
+        if self.crew is not None:
+            (self.crew.kill if self.stop_asked else self.crew.stop)()
+        self.stop_asked = True
+
+    def _heard(self, line: dict[str, Any]) -> None:
+        self.watch(line)
+        if line["kind"] == "trial" and line["state"] != "began":
+            self._count()
+
+    def _count(self) -> dict[str, int]:
+        """Look at the study, and say how it stands."""
+        assert self.sweep is not None
+        counts = self.sweep.counts()
+        if counts != self.counted:
+            self.counted = counts
+            self.watch({"kind": "counts", **counts, "total": self.sweep.total()})
+            if self.journal is not None:
+                self.journal.metrics(self._points(counts), step=ended(counts), epoch=None)
+        return counts
+
+    def _points(self, counts: Mapping[str, int]) -> dict[str, float]:
+        assert self.sweep is not None
+        best = self.sweep.best_value()
+        found = {f"sweep/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}
+        return found if best is None else {**found, f"sweep/best {self.sweep.objectives[0].metric.replace('/', ' ')}": best}
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        assert self.journal is not None
+        began = time.perf_counter()
+        yield
+        facts = {"name": name, "state": "finished", "seconds": round(time.perf_counter() - began, 3)}
+        self.journal.event("stage", **facts)
+        self.watch({"kind": "stage", **facts})
+
+    # ------------------------------------------------------------------ ending
+
+    def conclude(self) -> dict[str, Any]:
+        """Look at the test split for the chosen configuration, write the report, deliver everything; returns the summary."""
+        from flows.search.reporting import conclude
+
+        assert self.journal is not None
+        assert self.sweep is not None
+        with self._stage("report"):
+            written = conclude(self.sweep, self.folder, self.settings, self.journal, tell=self.watch)
+        self._finish("FINISHED", None, timeout=300.0)
+        return {
+            "sweep": self.name,
+            **written,
+            "trials": self.sweep.counts(),
+            "mlflow_run_id": self.receipt.mlflow_run_id if self.receipt else None,
+            "url": self.receipt.url if self.receipt else None,
+            "trouble": (self.receipt.trouble if self.receipt else None) or (self.carrier.trouble if self.carrier else None),
+        }
+
+    def leave(self) -> dict[str, Any]:
+        """The end of a process that only joined: its trials delivered; returns the summary."""
+        assert self.sweep is not None
+        assert self.carrier is not None
+        self.carrier.finish(timeout=60)
+        return {"sweep": self.name, "trials": self.sweep.counts(), "trouble": self.carrier.trouble}
+
+    def _finish(self, status: Any, reason: str | None, *, timeout: float) -> None:
+        """Bring the rest to MLflow; what does not arrive in time stays in its folder for the next `lab up` or `lab repair`."""
+        if self.carrier is not None:
+            self.carrier.finish(timeout=timeout)
+        if self.courier is not None and self.receipt is None:
+            self.receipt = self.courier.finish(status, reason=reason, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.crew is not None:
+            self.crew.end(grace=GRACE_SECONDS)
+        if self.sweep is not None and self.sweep.study is not None:
+            with contextlib.suppress(RunError):
+                self.sweep.settle()  # of workers that had to be killed
+        if self.journal is not None and error is not None:
+            event = "failed" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "interrupted"
+            with contextlib.suppress(RunError):
+                self.journal.event(event, reason=str(error) or "stopped on request")
+        if self.receipt is None:
+            failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+            self._finish("FAILED" if failed else "KILLED", str(error) if failed else "stopped on request", timeout=20)
+        if self.journal is not None:
+            self.journal.close()
+
+    def mlflow_url(self) -> str | None:
+        """The sweep's page in the MLflow UI, once it has one."""
+        receipt = self.receipt or (self.courier.receipt() if self.courier else None)
+        return receipt.url if receipt else None
+
+
+def sweep_here(session: SweepSession) -> dict[str, Any]:
+    """All steps one after the other, without Prefect; returns the summary that people and `--json` see."""
+    session.accept()
+    if "join" in session.request:
+        session.begin()
+        session.reach()
+        return session.leave()
+    session.prepare()
+    session.begin()
+    session.reach()
+    return session.conclude()
+
+
+def ended(counts: Mapping[str, int]) -> int:
+    """How many trials have ended."""
+    return counts["complete"] + counts["pruned"] + counts["failed"]
+
+
+def _plain(sweep: Sweep) -> dict[str, Any]:
+    """The plan as MLflow's parameters show it: what was left at its default is left out."""
+    found = {each.name: getattr(sweep.plan, each.name) for each in fields(sweep.plan)}
+    return {key: value for key, value in found.items() if value not in (None, "", 0, 0.0, [], {})}

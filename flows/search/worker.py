@@ -1,0 +1,77 @@
+"""The worker process: `python -m flows.search.worker`, which runs trials of one sweep until none is left.
+
+Like the trainer (flows/trainer.py) it imports torch, and Optuna besides, but nothing of Prefect or MLflow, and speaks by flows/child.py:
+
+    → {"sweep": NAME, "cores": [0], "batch": 0}      batch: end after so many trials; 0 is all of them
+    → {"stop": true}
+    ← {"kind": "worker", "name": …}                  it has signed in
+    ← {"kind": "trial", "state": "began" | "complete" | "pruned" | "failed" | "stopped", "run": …, "number": …, "chosen": {…}, "seed": …}
+    ← {"kind": "progress", "run": …, …}              as the trainer's
+    ← {"kind": "error", "message": …, "exit": …}
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from typing import Any
+
+from components.errors import LabError, RunError
+from flows.child import Voice, leave, listen
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def main() -> int:
+    """Run trials until none is left; returns the exit code (0: none is left, or it was asked to stop)."""
+    tell = Voice()
+    request, stop = listen()
+    try:
+        _work(request, tell, stop)
+    except LabError as error:
+        tell({"kind": "error", "message": str(error), "exit": error.exit_code})
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        tell({"kind": "error", "message": f"{type(error).__name__}: {error}", "exit": 1})
+        return 1
+    return 0
+
+
+def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
+    if request.get("cores") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, request["cores"])
+    import torch
+
+    from flows.lab.settings import Settings
+    from flows.search.study import Sweep
+    from flows.search.trials import run_trial
+
+    if request.get("cores"):
+        torch.set_num_threads(len(request["cores"]))
+    sweep = Sweep.load(Settings.load(), request["sweep"])
+    worker = sweep.presence.sign_in(sweep.name)
+    tell({"kind": "worker", "name": worker})
+    while not stop.is_set():
+        taken = sweep.take(worker)
+        if taken is None:
+            if sweep.finished():
+                return
+            stop.wait(SECONDS_BETWEEN_LOOKS)  # others still run trials, which may come back
+            continue
+        facts = {"kind": "trial", "run": taken.run, "number": taken.number, "chosen": taken.chosen, "seed": taken.seed}
+        tell({**facts, "state": "began"})
+
+        def pass_on(line: dict[str, Any], run: str = taken.run) -> None:
+            if line["kind"] in ("progress", "warning"):
+                tell({**line, "run": run})
+
+        state = run_trial(sweep, taken, tell=pass_on, stopping=stop.is_set)
+        tell({**facts, "state": state})
+        if state == "failed" and (reason := sweep.hopeless()):
+            raise RunError(reason)
+
+
+if __name__ == "__main__":
+    leave(main())
