@@ -136,15 +136,13 @@ def _end_rank(count: int) -> int:
 
 def _averages(ordered: Floats, ranks: Sequence[int]) -> list[float]:
     """The averages (x_i + x_j)/2, i ≤ j, of those ranks (from 1), without making all n² of them: their rank is bisected."""
-    found = []
-    for rank in ranks:
-        low, high = ordered[0], ordered[-1]
-        for _ in range(60):
-            guess = low / 2 + high / 2
-            below = (np.searchsorted(ordered, 2 * guess - ordered, "right").sum() + np.searchsorted(ordered, guess, "right")) // 2
-            low, high = (low, guess) if below >= rank else (guess, high)
-        found.append(_nearest_average(ordered, high))
-    return found
+    low, high = np.full(len(ranks), ordered[0]), np.full(len(ranks), ordered[-1])
+    for _ in range(45):
+        guess = low / 2 + high / 2
+        pairs = np.searchsorted(ordered, 2 * guess[:, None] - ordered, "right").sum(1)  # i before j and j before i, and i = j once
+        reached = (pairs + np.searchsorted(ordered, guess, "right")) // 2 >= ranks
+        low, high = np.where(reached, low, guess), np.where(reached, guess, high)
+    return [_nearest_average(ordered, guess) for guess in high]
 
 
 def _nearest_average(ordered: Floats, guess: Any) -> float:

@@ -69,7 +69,11 @@ class Quantity:
         low, high = (self.scale * end for end in interval or (difference, difference))
         scaled = self.scale * difference
         digits = _decimals(high - low) if high > low else _decimals(abs(scaled))
-        unit = f"points of {self.name}" if self.scale == 100 else {"seconds": "s", "parameters": "parameters"}.get(self.name, f"of {self.name}")
+        unit = (
+            f"points of {self.name}"
+            if self.scale == 100
+            else {"seconds": "s", "parameters": "parameters"}.get(self.name, f"of {self.name}")
+        )
         span = f" [{_fixed(low, digits)}, {_fixed(high, digits)}]" if interval else ""
         return f"{_fixed(scaled, digits)} {unit}{span}"
 

@@ -1,30 +1,32 @@
 """What each factor of a sweep does: its levels one by one, and against each other under the same conditions.
 
-A **combination** is a setting of everything but the factor. Levels are only compared where both were run in the same combination with the
-same seed; what has no such partner is left out and counted. Averages over a level's own trials alone would compare the company it keeps.
+Levels are only compared where both were run in the same combination (setting of everything else) with the same seed; what has no such
+partner is left out and counted. The mean of a level's own trials would compare the company it keeps.
 
-With three seeds or more, the seed is the unit: a level's differences are averaged over combinations first, and what is left to chance is
-what another seed does. With fewer, only combinations are there to count, and nothing is said about chance.
+With three seeds or more, the seed is the unit: differences are averaged over combinations first, and what is left to chance is what
+another seed does. With fewer, only combinations are there to count, and nothing is said about chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from flows.search.outcomes import ABSENT, Floats, Outcomes, Truths, Whole, gather, has_value, token
-from flows.search.paired import ERROR, SEEDS_FOR_T, Test, holm, paired_t, signed_rank, t_interval
+from flows.search.conditions import Basis, Cells, cells, means
+from flows.search.outcomes import Outcomes, gather, has_value, token
+from flows.search.paired import ERROR, SEEDS_FOR_T, Test, holm, paired_t, signed_rank
 from flows.search.quantity import Quantity
 from flows.search.results import Results, Trial
 
 TOO_CLOSE = "too close to call"
 
-Basis = Literal["same conditions", "confirmed", "best of tuned", "own conditions"]
-"""What a factor's means are made of: trials under the same conditions; fresh seeds of each level's best configuration; the value of each
-level's best configuration that selected it; or, where levels share no conditions, whatever each level was run with."""
+OVER_SEEDS, OVER_COMBINATIONS, NO_TEST = "paired t over seeds", "signed rank over combinations", "none"
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,15 @@ class Level:
     """One level of a factor.
 
     Attributes:
-        name: in words; `value` as in the configuration.
-        mean: over seeds, of the mean over combinations of each seed; None without a single value.
+        name: as it stands in tables; `value` as in the configuration.
+        mean: over seeds, of each seed's mean over combinations; None without a single value.
         interval: 95 %, over seeds; None for fewer than two: one seed says nothing about chance.
         spread: the middle half of the combinations' means. It says how much the rest matters, not how sure the mean is.
         seeds, combinations: how many the mean is of.
         matched: whether the mean is of the same combinations and seeds as the other matched levels'.
         settings: what else the level's one configuration has, where each level was tuned for itself.
         complete, pruned, failed: trials; `lost` ended without a number.
-        tried: configurations that were searched.
+        configurations: how many different ones were run.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Level:
     pruned: int
     failed: int
     lost: int
-    tried: int
+    configurations: int
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ class Comparison:
         factor, better, worse: names; the better one by the estimate.
         difference: how much better, ≥ 0 whatever the direction; None where nothing could be compared.
         interval: 95 %, for this comparison alone.
-        test: "paired t over seeds", "signed rank over combinations", or "none".
-        units: seeds or combinations that the test counts.
+        test: `OVER_SEEDS`, `OVER_COMBINATIONS` or `NO_TEST`.
+        units: how many seeds or combinations the test counts.
         pairs: of trials that both ended with a number.
-        left_out: trials' places (combination and seed) where one of the two is missing or ended without a number.
+        left_out: places (combination and seed) where one of the two is missing or has no number.
         p: of no difference; `adjusted` after Holm for all comparisons of the report.
         verdict: "X beats Y by …", or "too close to call".
     """
@@ -113,31 +115,24 @@ class Factor:
     combinations: int
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """A factor's values (L, B, S): level, combination, seed; NaN without one. Larger is better.
-
-    Attributes:
-        attempted: (L, B, S) whether there was a trial.
-        missing: (L,) trials in combinations that no other level was run in; they have no cell.
-    """
-
-    values: Floats
-    attempted: Truths
-    missing: Whole
-
-
-def factors(results: Results) -> tuple[Factor, ...]:
-    """Every factor of the sweep with its levels and comparisons, corrected for all comparisons together."""
+def factors(results: Results, outcomes: Outcomes | None = None) -> tuple[Factor, ...]:
+    """Every factor of the sweep with its levels and comparisons, these corrected for all comparisons together."""
+    outcomes = outcomes or gather(results)
     quantity = Quantity(results.objectives[0].metric, results.objectives[0].direction)
-    search = gather((trial for trial in results.trials if trial.phase == "search"), len(results.objectives))
-    confirmed = gather((trial for trial in results.trials if trial.phase == "confirm"), len(results.objectives))
     with np.errstate(over="ignore", invalid="ignore"):
-        found = [
-            _tuned(results, key, search, confirmed, quantity) if key == results.balance else _untuned(results, key, search, quantity)
-            for key in results.factors
-        ]
-    return _corrected(found, quantity)
+        found = [_factor(results, outcomes, key, quantity.sign) for key in results.factors]
+    p = [comparison.p for factor in found for comparison in factor.comparisons if comparison.p is not None]
+    adjusted = iter(holm(p))
+    return tuple(
+        replace(
+            factor,
+            comparisons=tuple(
+                comparison if comparison.p is None else _judged(replace(comparison, adjusted=next(adjusted)), quantity)
+                for comparison in factor.comparisons
+            ),
+        )
+        for factor in found
+    )
 
 
 def level_name(value: Any) -> str:
@@ -146,62 +141,81 @@ def level_name(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(level_name, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
-def levels_of(results: Results, key: str) -> list[Any]:
-    """The factor's levels in their order, then any that trials have beside these."""
-    known = {token(level): level for level in results.factors[key]}
-    for trial in results.trials:
-        if key in trial.params:
-            known.setdefault(token(trial.params[key]), trial.params[key])
-    return list(known.values())
+def _factor(results: Results, outcomes: Outcomes, key: str, sign: float) -> Factor:
+    of_key = cells(results, outcomes, key, sign)
+    basis, found = means(of_key, sign)
+    trials = Counter((token(trial.params[key]), _ending(trial)) for trial in results.trials if key in trial.params)
+    run = Counter(token(each[key]) for each in outcomes.configurations if key in each)
+    levels = [
+        Level(
+            name=level_name(level),
+            value=level,
+            mean=mean.mean,
+            interval=mean.interval,
+            spread=mean.spread,
+            seeds=mean.seeds,
+            combinations=mean.combinations,
+            matched=mean.matched,
+            settings=settings,
+            **{ending: trials[token(level), ending] for ending in ("complete", "pruned", "failed", "lost")},
+            configurations=run[token(level)],
+        )
+        for level, mean, settings in zip(of_key.levels, found, of_key.settings, strict=True)
+    ]
+    ranked = sorted(levels, key=lambda level: (level.mean is None, 0.0 if level.mean is None else -sign * level.mean))
+    there = [code for code, level in enumerate(levels) if level.mean is not None]
+    compared = [_compare(key, of_key, levels, one, other) for one, other in combinations(there, 2)]
+    place = {level.name: i for i, level in enumerate(ranked)}
+    compared.sort(key=lambda each: (place[each.better], place[each.worse]))
+    return Factor(key, basis, tuple(ranked), tuple(compared), of_key.combinations)
 
 
-def _untuned(results: Results, key: str, search: Outcomes, quantity: Quantity) -> Factor:
-    """A factor whose levels met the same settings of everything else, or should have."""
-    levels = levels_of(results, key)
-    of_configuration = level_codes(search, key, levels)
-    block = _blocks(search, key, of_configuration)
-    cells = _cells(search, of_configuration, block, len(levels), quantity.sign)
-    own = [_own_mean(search, of_configuration == code) for code in range(len(levels))]
-    matched = _matched_cells(cells)
-    basis: Basis = "own conditions"
-    means = own
-    if matched is not None:
-        basis, (live, used) = "same conditions", matched
-        means = [_matched_mean(cells.values[code], used, quantity.sign) if live[code] else own[code] for code in range(len(levels))]
-    elif sum(mean.seeds > 0 for mean in own) == 1:
-        basis = "same conditions"
-    made = [replace(mean, name=level_name(level), value=level) for mean, level in zip(means, levels, strict=True)]
-    made = _counted(made, results.trials, key, search, of_configuration)
-    combinations = len(np.unique(block[of_configuration >= 0]))
-    return Factor(key, basis, _best_first(made, quantity), _comparisons(key, made, cells), combinations)
+def _ending(trial: Trial) -> str:
+    return "lost" if trial.state == "complete" and not has_value(trial) else trial.state
 
 
-def _tuned(results: Results, key: str, search: Outcomes, confirmed: Outcomes, quantity: Quantity) -> Factor:
-    """A factor each of whose levels was searched for itself: its best configuration stands for it, on fresh seeds where there are any."""
-    levels = levels_of(results, key)
-    in_search = level_codes(search, key, levels)
-    mean, count = search.means()
-    rank = np.lexsort((search.first, np.where(np.isnan(mean), np.inf, -quantity.sign * mean), -count * (count < results.seeds)))
-    source, basis = (confirmed, "confirmed") if np.isfinite(confirmed.values[:, 0]).any() else (search, "best of tuned")
-    places = {_identity(search, int(place)): i for i, place in enumerate(rank)}
-    codes = level_codes(source, key, levels)
-    order = sorted(range(len(source.configurations)), key=lambda i: (places.get(_identity(source, i), len(rank)), source.first[i]))
-    best = [next((i for i in order if codes[i] == code), None) for code in range(len(levels))]
-    seeds = np.arange(len(source.seeds))
-    values = np.stack([source.table([i], seeds) if i is not None else np.full((1, len(seeds)), np.nan) for i in best])
-    attempted = np.stack([np.isin(seeds, source.seed[source.configuration == i])[None] for i in (-1 if i is None else i for i in best)])
-    cells = _Cells(quantity.sign * values, attempted, np.zeros(len(levels), dtype=int))
-    matched = _matched_cells(cells)
-    made = []
-    for code, (level, place) in enumerate(zip(levels, best, strict=True)):
-        own = np.isfinite(values[code])
-        use = matched[1] if matched and matched[0][code] else own
-        level_mean = _matched_mean(cells.values[code], use, quantity.sign) if own.any() else _NOTHING
-        rest = None if place is None else {name: value for name, value in source.configurations[place].items() if name != key}
-        is_matched = bool(matched and matched[0][code]) or own.sum() == own.size
-        made.append(replace(level_mean, name=level_name(level), value=level, settings=rest, matched=is_matched, spread=None))
-    made = _counted(made, results.trials, key, search, in_search)
-    return Factor(key, basis, _best_first(made, quantity), _comparisons(key, made, cells), 1)  # type: ignore[arg-type]
+def _compare(key: str, of_key: Cells, levels: Sequence[Level], one: int, other: int) -> Comparison:
+    """Two levels in the cells where both have a value; the unit is the seed where there are enough, otherwise the combination."""
+    difference = of_key.values[one] - of_key.values[other]
+    there = np.isfinite(difference)
+    attempted = (of_key.attempted[one] | of_key.attempted[other]).sum() + of_key.alone[one] + of_key.alone[other]
+    sums = np.where(there, difference, 0.0)
+    in_seed, in_combination = there.sum(0), there.sum(1)
+    result, test, units = None, NO_TEST, 0
+    if (in_seed > 0).sum() >= SEEDS_FOR_T:
+        of_seed = sums.sum(0)[in_seed > 0] / in_seed[in_seed > 0]
+        result, test, units = paired_t(of_seed), OVER_SEEDS, len(of_seed)
+    elif there.any():
+        of_combination = sums.sum(1)[in_combination > 0] / in_combination[in_combination > 0]
+        units = len(of_combination)
+        if units > 1:
+            result, test = signed_rank(of_combination), OVER_COMBINATIONS
+        else:
+            result = Test(float(of_combination[0]), None, math.nan)
+    ahead = result is None or result.estimate >= 0
+    better, worse = (levels[one], levels[other]) if ahead else (levels[other], levels[one])
+    interval = None if result is None else result.interval
+    return Comparison(
+        factor=key,
+        better=better.name,
+        worse=worse.name,
+        difference=None if result is None else abs(result.estimate),
+        interval=interval if interval is None or ahead else (-interval[1], -interval[0]),
+        test=test,
+        units=units,
+        pairs=int(there.sum()),
+        left_out=int(attempted - there.sum()),
+        p=None if test == NO_TEST or result is None else result.p,
+    )
+
+
+def _judged(comparison: Comparison, quantity: Quantity) -> Comparison:
+    """With its verdict: a winner where the corrected p and the interval both say so."""
+    assert comparison.adjusted is not None and comparison.difference is not None
+    if comparison.adjusted > ERROR or comparison.interval is None or comparison.interval[0] <= 0:
+        return comparison
+    lead = quantity.lead(comparison.difference, comparison.interval)
+    return replace(comparison, verdict=f"{comparison.better} beats {comparison.worse} by {lead}")
