@@ -268,6 +268,10 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
     if "test" in prepared.splits:
         for title, drawn in objective.figures(load_outcomes(folder / "outcomes" / "test"), prepared.splits["test"]).items():
             journal.figure(f"test/{title}", drawn, step=step)
+        explain = getattr(objective, "explain", None)  # pictures that need the model itself, where an objective has any
+        if explain is not None:
+            for title, drawn in explain(load_model(folder / "model").model, prepared.splits["test"]).items():
+                journal.figure(f"test/{title}", drawn, step=step)
 
 
 def _steps_per_epoch(prepared: Prepared, trainer: Trainer) -> int:

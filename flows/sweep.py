@@ -103,7 +103,9 @@ def sweep(
         catch_up: For schedules: which of the runs that were missed while the lab was down are made up for.
     """
     numbers = {"trials": trials, "seeds": seeds, "workers": workers}
-    budget = [f"search.{key}={value}" for key, value in numbers.items() if value] + ([f"search.backend={backend}"] if backend != KEEP else [])
+    budget = [f"search.{key}={value}" for key, value in numbers.items() if value] + (
+        [f"search.backend={backend}"] if backend != KEEP else []
+    )
     chosen = [] if any(text.startswith("search=") for text in overrides) else [f"search={search}"]
     request = {"resume": resume, "overrides": budget} if resume else {"overrides": [*overrides, *chosen, *budget]}
     session = _prestarted.pop() if _prestarted else SweepSession(request, Settings.load())

@@ -32,7 +32,7 @@ def up(
             started = servers.up(settings, progress.say, timeout=timeout)
         except KeyboardInterrupt:
             raise RunError("stopped before everything was up; nothing is left running") from None
-        delivered = _deliver_pending(settings, progress.say) if started else 0
+        delivered = _repair(settings, progress.say) if started else 0
     facts = {
         "started": started,
         "delivered": delivered,
@@ -58,15 +58,25 @@ def up(
             output.say("the lab is stopped")
 
 
-def _deliver_pending(settings: "Settings", say: Callable[[str], None]) -> int:
-    """Bring MLflow what earlier runs could not; returns how many runs that was."""
-    from flows.records.courier import deliver_pending
-    from flows.session import EXPERIMENT
+def _repair(settings: "Settings", say: Callable[[str], None]) -> int:
+    """Put right what the last end of the lab left behind; returns how many runs MLflow has been brought."""
+    if not any(any(folder.glob("*/journal.jsonl")) for folder in (settings.runs, settings.sweeps)):
+        return 0
+    from flows.search.repair import repair as put_right
 
-    receipts = deliver_pending(settings.runs, settings.mlflow_uri, experiment=EXPERIMENT, artifacts=settings.artifacts.as_uri())
-    for run, receipt in receipts.items():
-        say(f"delivered {run} to MLflow" if receipt.complete else f"{run} is not delivered yet: {receipt.trouble}")
-    return sum(receipt.complete for receipt in receipts.values())
+    return len(put_right(settings, say=say).delivered)
+
+
+def repair(*, json: Json = False) -> None:
+    """Make Optuna, MLflow and Prefect agree again after a crash; never touches what is alive."""
+    from flows.lab.settings import Settings
+    from flows.search.repair import repair as put_right
+
+    output = Output(json)
+    found = put_right(Settings.load(), say=output.say)
+    if not any(found.lines()):
+        output.say("nothing to repair: all stores agree")
+    output.finish(**vars(found))
 
 
 def down(*, json: Json = False) -> None:
@@ -175,5 +185,5 @@ def _interrupt(_signum: int, _frame: object) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to `app`."""
-    for command in (up, down, status, doctor):
+    for command in (up, down, status, doctor, repair):
         app.command()(command)

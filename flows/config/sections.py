@@ -22,7 +22,19 @@ from components.errors import ConfigError, closest
 from flows.config.allowed import resolve
 from flows.config.words import allowed, options, quote, shown, unwrap
 
-FILLED = frozenset({"activation", "input_shape", "classes", "class_names"})
+FILLED = frozenset(
+    {
+        "activation",
+        "input_shape",
+        "classes",
+        "class_names",
+        "vocabulary",
+        "vocabulary_size",
+        "target_vocabulary",
+        "target_vocabulary_size",
+        "predicts",
+    }
+)
 """Parameters that are filled by name when a section is built: the activation's factory, and the facts of the prepared data."""
 
 DEEPEST = 20

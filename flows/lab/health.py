@@ -5,7 +5,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -106,18 +106,32 @@ def ensure_concurrency_limit(settings: Settings, name: str, slots: int) -> None:
         call(limits, {"name": name, "limit": slots})
 
 
-def settle_lost_flow_runs(settings: Settings, alive: Set[str], before: datetime) -> int:
-    """Put right the flow runs that lost their process, as after a power cut; returns how many there were.
+def settle_lost_flow_runs(settings: Settings, alive: Set[str], before: datetime) -> list[str]:
+    """Put right the flow runs of the pool that lost their process, as after a power cut; returns their names.
 
-    A run of the pool that is in its state since `before`, but is not among the `alive` ids, will never say anything again: one that
-    claims to run is marked as crashed, one that was about to start is queued again.
+    A run that is in its state since `before`, but is not among the `alive` ids, will never say anything again: one that claims to run
+    is marked as crashed, one that was about to start is queued again, and one that was being cancelled is cancelled.
     """
-    claim = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
-    found = call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": claim, "work_pools": {"name": {"any_": [WORK_POOL]}}})
-    lost = [each for each in found if each["id"] not in alive and datetime.fromisoformat(each["state"]["timestamp"]) < before]
-    crashed = {"type": "CRASHED", "name": "Crashed", "message": "The lab was cut off while this ran."}
-    queued = {"type": "SCHEDULED", "name": "Scheduled", "message": "The lab was cut off before this started."}
-    for each in lost:
-        state = queued if each["state"]["type"] == "PENDING" else crashed
-        call(f"{settings.prefect_api}/flow_runs/{each['id']}/set_state", {"state": state, "force": True})
-    return len(lost)
+    lost = _claiming(settings, {"work_pools": {"name": {"any_": [WORK_POOL]}}}, before)
+    return [_settle(settings, each) for each in lost if each["id"] not in alive]
+
+
+def crash_flow_runs(settings: Settings, ids: Sequence[str], before: datetime) -> list[str]:
+    """The same for the flow runs `ids`, which belong to no pool and whose processes are known to be gone; returns their names."""
+    return [_settle(settings, each) for each in _claiming(settings, {}, before, {"id": {"any_": list(ids)}})] if ids else []
+
+
+def _claiming(settings: Settings, query: Mapping[str, Any], before: datetime, about: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The flow runs that claim since `before` to run or to be about to."""
+    claim = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}, **(about or {})}
+    found: list[dict[str, Any]] = call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": claim, **query})
+    return [each for each in found if datetime.fromisoformat(each["state"]["timestamp"]) < before]
+
+
+def _settle(settings: Settings, lost: Mapping[str, Any]) -> str:
+    kind, name = {"PENDING": ("SCHEDULED", "Scheduled"), "CANCELLING": ("CANCELLED", "Cancelled")}.get(
+        lost["state"]["type"], ("CRASHED", "Crashed")
+    )
+    state = {"type": kind, "name": name, "message": f"The lab was cut off {'before this started' if kind == 'SCHEDULED' else 'while this ran'}."}
+    call(f"{settings.prefect_api}/flow_runs/{lost['id']}/set_state", {"state": state, "force": True})
+    return str(lost["name"])

@@ -227,7 +227,7 @@ def _register(settings: Settings, deployments: str, started: datetime, say: Say)
         if settings.remote_prefect is None:
             lost = health.settle_lost_flow_runs(settings, processes.flow_run_ids(settings.home), started)
             if lost:
-                say(f"{lost} flow runs that were cut off are marked as crashed or queued again")
+                say(f"{len(lost)} flow runs that were cut off are marked as crashed or queued again")
     except OSError as error:
         raise RunError(f"the Prefect server refused a request: {error}") from None
     if find_spec(deployments) is None:

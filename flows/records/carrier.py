@@ -48,6 +48,7 @@ class Carrier:
         self._ending, self._wake, self._given_up = threading.Event(), threading.Event(), threading.Event()
         self._deliveries: dict[Path, Delivery] = {}
         self._settled: dict[str, int] = {}  # name → bytes of its journal; one that is taken up again grows
+        self._moved: set[str] = set()
         self._address: str | None = None
         self.trouble: str | None = None
         """Why the last round did not succeed, in words."""
@@ -65,6 +66,14 @@ class Carrier:
         self._given_up.set()
         self._wake.set()
         return not self._thread.is_alive() and self.trouble is None
+
+    def deliver(self) -> list[str]:
+        """Bring everything now, in this thread, once; returns the names of the trials that were not settled before. See `trouble`."""
+        try:
+            self._round(last=True)
+        except Exception as error:  # as below
+            self.trouble = words(error)
+        return [name for name in self._settled if name in self._moved]
 
     def _work(self) -> None:
         give_way()
@@ -122,6 +131,7 @@ class Carrier:
             if not delivery.open():
                 return True
             self._deliveries[folder] = delivery
+        self._moved.add(folder.name)
         if over:
             delivery.progress.status, delivery.progress.reason = translate.ending(lines)
         delivery.carry()

@@ -1,16 +1,16 @@
 """A sweep with everything around it: its workers, what it says in MLflow, its report. Without Prefect; the sweep flow wraps it in tasks.
 
-    with SweepSession(request, settings, watch=show) as session:
-        session.accept()         the request is right and the sweep exists      (else RequestError, and nothing was made)
-        session.prepare()        the data is there
-        session.begin()          the workers work
-        session.reach(20)        twenty trials have ended
-        session.reach()          all have
-        session.conclude()       the chosen configuration on the test split, the report, everything in MLflow
+with SweepSession(request, settings, watch=show) as session:
+    session.accept()         the request is right and the sweep exists      (else RequestError, and nothing was made)
+    session.prepare()        the data is there
+    session.begin()          the workers work
+    session.reach(20)        twenty trials have ended
+    session.reach()          all have
+    session.conclude()       the chosen configuration on the test split, the report, everything in MLflow
 
-    sweeps/NAME/journal.jsonl, delivery.json     the sweep's own run in MLflow, said and carried as a training's
-           trials/RUN/…                          the run folders of its trials
-           report/report.html, report.json, …
+sweeps/NAME/journal.jsonl, delivery.json     the sweep's own run in MLflow, said and carried as a training's
+       trials/RUN/…                          the run folders of its trials
+       report/report.html, report.json, …
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class SweepSession:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
             name = self.request.get("name") or new_sweep_name(config, wanted.plan.name)
-            sweep = Sweep.create(
-                self.settings, name, wanted.overrides, wanted.plan, wanted.space, wanted.objectives, seed=config["seed"]
-            )
+            sweep = Sweep.create(self.settings, name, wanted.overrides, wanted.plan, wanted.space, wanted.objectives, seed=config["seed"])
         self.sweep, self.config = sweep, config
         self.journal = Journal(self.folder)
         sweep.settle()

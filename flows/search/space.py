@@ -173,7 +173,9 @@ def _parameter(key: str, value: Any, place: tuple[str, ...], source: Source) -> 
     known = ("choices", "low", "high", "log", "when")
     for inner in value:
         if inner not in known:
-            raise source.error((*place, inner), f"{name}.{inner}: no such key (allowed: {', '.join(known)}){closest(str(inner)[:60], known)}")
+            raise source.error(
+                (*place, inner), f"{name}.{inner}: no such key (allowed: {', '.join(known)}){closest(str(inner)[:60], known)}"
+            )
     when = _conditions(value.get("when") or {}, source, (*place, "when"))
     if "choices" in value:
         if value.keys() & {"low", "high", "log"}:
@@ -248,12 +250,18 @@ def _check_plan(plan: Plan, space: Space, source: Source) -> None:
         key = next(iter(space.ranges))
         raise source.error(["space", key], f"space.{key}: a grid has no ranges; list values, or take another sampler")
     if plan.sampler in ("cmaes", "gp") and not space.ranges:
-        raise source.error(["sampler"], f"sampler: {plan.sampler} searches numbers, and this space has only choices (allowed: grid, random, tpe)")
+        raise source.error(
+            ["sampler"], f"sampler: {plan.sampler} searches numbers, and this space has only choices (allowed: grid, random, tpe)"
+        )
     if plan.balance is not None:
         if plan.balance not in space.factors:
-            raise source.error(["balance"], f"balance: {shown(plan.balance)} is no choice of this space{closest(plan.balance, space.factors)}")
+            raise source.error(
+                ["balance"], f"balance: {shown(plan.balance)} is no choice of this space{closest(plan.balance, space.factors)}"
+            )
         if plan.sampler in ("grid", "qmc", "cmaes"):
-            raise source.error(["balance"], f"balance: {plan.sampler} cannot search each level for itself (allowed: random, tpe, gp, nsga2)")
+            raise source.error(
+                ["balance"], f"balance: {plan.sampler} cannot search each level for itself (allowed: random, tpe, gp, nsga2)"
+            )
     if plan.pruner != "none" and len(plan.objectives) > 1:
         raise source.error(["pruner"], "pruner: hopeless is defined for one objective only (allowed with several: none)")
     if plan.pruner == "wilcoxon" and plan.seeds < 2:
@@ -261,7 +269,9 @@ def _check_plan(plan: Plan, space: Space, source: Source) -> None:
     for i, each in enumerate(space.exclude):
         for key in each:
             if key not in space.factors:
-                raise source.error(["exclude", str(i), key], f"exclude: {shown(key)} is no choice of this space{closest(key, space.factors)}")
+                raise source.error(
+                    ["exclude", str(i), key], f"exclude: {shown(key)} is no choice of this space{closest(key, space.factors)}"
+                )
     for metric, bound in plan.constraints.items():
         if len(bound) != 1:
             raise source.error(["constraints", metric], f"constraints.{metric}: one of at_most and at_least")
@@ -272,7 +282,9 @@ def _try_out(space: Space, source: Source, base: Sequence[str]) -> None:
     tried: set[tuple[str, ...]] = set()
     for parameter in space.parameters:
         group = parameter.key.partition(".")[0]
-        others = [other for other in dict.fromkeys((group, "experiment", *parameter.when)) if other != parameter.key and other in space.factors]
+        others = [
+            other for other in dict.fromkeys((group, "experiment", *parameter.when)) if other != parameter.key and other in space.factors
+        ]
         for levels in itertools.product(*(parameter.when.get(other, space.factors[other]) for other in others)):
             chosen = dict(zip(others, levels, strict=True))
             for value in parameter.tests:

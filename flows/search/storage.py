@@ -28,7 +28,9 @@ def create(settings: Settings, name: str, directions: Sequence[str]) -> optuna.S
     try:
         return optuna.create_study(storage=storage(settings), study_name=name, directions=list(directions))  # type: ignore[arg-type]
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise RequestError(f"there is a sweep {name!r} already; go on with it by lab sweep --resume {name}, or choose another name") from error
+        raise RequestError(
+            f"there is a sweep {name!r} already; go on with it by lab sweep --resume {name}, or choose another name"
+        ) from error
 
 
 def load(settings: Settings, name: str) -> optuna.Study | None:

@@ -136,15 +136,15 @@ class Sweep:
                     if upcoming is None:
                         return None
                     fixed, attributes = upcoming
-                    self.study.enqueue_trial(fixed, user_attrs=attributes)
-                taken = self._begin(worker, len(trials))
+                    self.study.enqueue_trial(fixed, user_attrs={**attributes, "fixed": fixed})
+                taken = self._begin(worker)
                 if taken is not None:
                     return taken
                 trials = self._trials()
 
-    def _begin(self, worker: str, seen: int) -> Taken | None:
+    def _begin(self, worker: str) -> Taken | None:
         """Take the waiting trial; None when what the sampler chose is excluded."""
-        self.study.sampler = sampling.sampler(self.plan, seen)
+        self.study.sampler = sampling.sampler(self.plan, len(self.study.get_trials(deepcopy=False)))
         trial = self.study.ask()
         level = trial.user_attrs.get("level")
         chosen = self.space.choose(lambda parameter: _suggest(trial, parameter, _name(parameter, self.plan.balance, level)))
@@ -314,17 +314,17 @@ class Sweep:
         attributes["attempts"] = [*attributes.get("attempts", []), trial.number]
         attributes["lost"] = attributes.get("lost", 0) + (lost and "worker" in trial.user_attrs)
         if attributes["lost"] < ATTEMPTS:
-            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+            self.study.enqueue_trial({**attributes.get("fixed", {}), **trial.params}, user_attrs=attributes)
 
     # ------------------------------------------------------------------ looking
 
     def _trials(self) -> list[FrozenTrial]:
         """All trials that count: no attempt that was taken up again, nothing excluded."""
-        trials = [trial for trial in self.study.get_trials(deepcopy=False) if "phase" in trial.user_attrs and "excluded" not in trial.user_attrs]
-        superseded = {number for trial in trials for number in trial.user_attrs.get("attempts", ())}
-        return [
-            trial for trial in trials if trial.state.name != "FAIL" or (trial.number not in superseded and _reason(trial) is not None)
+        trials = [
+            trial for trial in self.study.get_trials(deepcopy=False) if "phase" in trial.user_attrs and "excluded" not in trial.user_attrs
         ]
+        superseded = {number for trial in trials for number in trial.user_attrs.get("attempts", ())}
+        return [trial for trial in trials if trial.state.name != "FAIL" or (trial.number not in superseded and _reason(trial) is not None)]
 
     def counts(self) -> dict[str, int]:
         """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""

@@ -57,9 +57,7 @@ def run_trial(sweep: Sweep, taken: Taken, *, tell: Tell = lambda _: None, stoppi
     return "complete"
 
 
-def _run(
-    sweep: Sweep, taken: Taken, folder: Path, *, tell: Tell, stopping: Callable[[], bool], seen: dict[str, Any]
-) -> dict[str, Any]:
+def _run(sweep: Sweep, taken: Taken, folder: Path, *, tell: Tell, stopping: Callable[[], bool], seen: dict[str, Any]) -> dict[str, Any]:
     if (folder / "config.json").exists():
         config = experiment.read_config(folder)
         while journal.is_open(folder):  # the worker that began it is not quite gone
