@@ -1,0 +1,153 @@
+"""Prepared texts with one class each, and next to them what a model without any network says of them.
+
+`text.safetensors` holds for each split its tokens, its texts (UTF-8), its classes, and `baseline`: the class that TF-IDF with logistic
+regression, fitted to the training split, gives each example. So every result can be read beside it, example by example.
+
+Shapes: B batch, T the longest text of the batch, N examples of a split.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+
+from components.data.ragged import Ragged
+from components.data.tokens import PAD, UNKNOWN, TokenSettings, Vocabulary
+from components.data.written import given_text
+from components.errors import DataError
+from components.protocols import Batch, Split
+
+FILE = "text.safetensors"
+
+
+class LabelledTextSplit:
+    """Texts with one class each."""
+
+    def __init__(self, tokens: Ragged, texts: Ragged, targets: Tensor, baseline: Tensor) -> None:
+        self.tokens, self.texts, self.targets, self.baseline = tokens, texts, targets, baseline
+        self._lengths = tokens.lengths
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) int64 tokens."""
+        return self._lengths
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:  # noqa: ARG002 — texts are not augmented
+        """`inputs` (B, T) int64, `lengths` (B,), `targets` (B,), `baseline` (B,) the baseline's answer, `index` (B,)."""
+        inputs, lengths = self.tokens.padded(index, pad=PAD)
+        return {"inputs": inputs, "lengths": lengths, "targets": self.targets[index], "baseline": self.baseline[index], "index": index}
+
+    def text(self, place: int) -> str:
+        """Example `place` as it was written."""
+        return self.texts.text(place)
+
+
+class LabelledText:
+    """What every data set has whose folder `write_labelled` wrote."""
+
+    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
+        """The splits of a prepared folder."""
+        tensors = load_file(folder / FILE)
+        return {
+            name: LabelledTextSplit(
+                Ragged.load(tensors, f"{name}.tokens"),
+                Ragged.load(tensors, f"{name}.texts"),
+                tensors[f"{name}.targets"],
+                tensors[f"{name}.baseline"],
+            )
+            for name in card["counts"]
+        }
+
+    def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
+        """A text, or a text file, as a batch of one without `targets`."""
+        return one_text(given, facts)
+
+
+def one_text(given: str, facts: Mapping[str, Any]) -> Batch:
+    """What a person gives, in the data's own vocabulary: `inputs` (1, T) and `lengths` (1,).
+
+    Raises:
+        DataError: it is empty, cannot be read, or has no token.
+    """
+    ids = Vocabulary.load(facts["vocabulary"]).encode(given_text(given))
+    if not ids:
+        raise DataError("there is no text: nothing in it is a token")
+    return {
+        "inputs": torch.tensor([ids], dtype=torch.int64),
+        "lengths": torch.tensor([len(ids)]),
+        "index": torch.zeros(1, dtype=torch.int64),
+    }
+
+
+def write_labelled(
+    into: Path, *, texts: Sequence[str], targets: Tensor, rows: Mapping[str, Tensor], class_names: Sequence[str], settings: TokenSettings
+) -> dict[str, Any]:
+    """Write a prepared folder's file; returns the part of the data card that follows from it.
+
+    Args:
+        into: the folder.
+        texts: N texts, none empty.
+        targets: (N,) int64 in 0 … len(class_names) − 1.
+        rows: each split's rows; `train` decides vocabulary and baseline.
+        class_names: name of class 0, 1 …
+        settings: how the vocabulary is made.
+    """
+    parts = {name: [texts[row] for row in of.tolist()] for name, of in rows.items()}
+    vocabulary = settings.train(parts["train"])
+    baseline = tf_idf_answers(parts, targets[rows["train"]])
+    tensors: dict[str, Tensor] = {}
+    counts: dict[str, Any] = {}
+    for name, of in rows.items():
+        encoded = vocabulary.encode_all(parts[name])
+        cut = [ids[: settings.longest] or [UNKNOWN] for ids in encoded]
+        tokens, own = Ragged.of(cut), targets[of]
+        tensors |= tokens.tensors(f"{name}.tokens") | Ragged.of_texts(parts[name]).tensors(f"{name}.texts")
+        tensors |= {f"{name}.targets": own, f"{name}.baseline": baseline[name]}
+        per_class = torch.bincount(own, minlength=len(class_names)).tolist()
+        counts[name] = {
+            "examples": len(of),
+            "classes": dict(zip(class_names, per_class, strict=True)),
+            **counted(tokens.values),
+            "cut": sum(len(ids) > settings.longest for ids in encoded),
+            "baseline_accuracy": round((baseline[name] == own).double().mean().item(), 4),
+        }
+    save_file(tensors, into / FILE)
+    return {
+        "counts": counts,
+        "baseline": "TF-IDF of words and pairs of words (sublinear counts), logistic regression; fitted to the training split",
+        "facts": {
+            "classes": len(class_names),
+            "class_names": list(class_names),
+            "vocabulary_size": len(vocabulary),
+            "vocabulary": vocabulary.dump(),
+            "predicts": "sequence",
+        },
+    }
+
+
+def counted(tokens: Tensor) -> dict[str, int]:
+    """How many tokens there are, and how many of them the vocabulary does not know."""
+    return {"tokens": tokens.numel(), "unknown": int((tokens == UNKNOWN).sum())}
+
+
+def tf_idf_answers(parts: Mapping[str, Sequence[str]], targets: Tensor) -> dict[str, Tensor]:
+    """The class (n,) int64 that TF-IDF and logistic regression, fitted to `parts["train"]` and `targets`, give every text."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = r"(?u)\b\w+\b"
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=words), LogisticRegression(C=10, max_iter=1000)
+    )
+    try:
+        model.fit(list(parts["train"]), targets.numpy())
+    except ValueError as error:
+        raise DataError(f"the texts cannot be told apart by words: {error}") from error
+    return {name: torch.from_numpy(model.predict(list(texts))).long() for name, texts in parts.items()}

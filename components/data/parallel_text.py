@@ -1,0 +1,140 @@
+"""Pairs of texts: something to translate, and its translation by a person (or by a rule that is known).
+
+`pairs.safetensors` holds for each split the source's and the target's tokens and, to compare with what was really written, their texts.
+Source and target have a vocabulary each, trained on the training split.
+
+Shapes: B batch, S the longest source, T the longest target with its end mark.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+
+from components.data.labelled_text import counted, one_text
+from components.data.ragged import Ragged
+from components.data.splits import stratified
+from components.data.tokens import END, PAD, START, UNKNOWN, TokenSettings, Vocabulary
+from components.errors import DataError
+from components.protocols import Batch, Split
+
+FILE = "pairs.safetensors"
+
+Pair = tuple[str, str]
+
+
+class PairSplit:
+    """Pairs of texts."""
+
+    def __init__(self, sources: Ragged, targets: Ragged, source_texts: Ragged, target_texts: Ragged) -> None:
+        self.sources, self.targets, self.source_texts, self.target_texts = sources, targets, source_texts, target_texts
+        lengths = torch.stack([sources.lengths, targets.lengths])
+        longer = lengths.amax(0)
+        self._lengths = longer * (int(longer.max()) + 1) + sources.lengths
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) int64, a key that sorts by the longer of both texts, then by the source: the least padding on both sides."""
+        return self._lengths
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:  # noqa: ARG002 — texts are not augmented
+        """A batch for teacher forcing.
+
+        Returns:
+            `inputs` (B, S) int64 and `lengths` (B,): the source. `decoder_inputs` (B, T): the start mark and the target.
+            `targets` (B, T): the target and the end mark, padding behind. `references`: B texts as they were written. `index` (B,).
+        """
+        inputs, lengths = self.sources.padded(index, pad=PAD)
+        words, target_lengths = self.targets.padded(index, pad=PAD)
+        begin = torch.full((len(index), 1), START)
+        targets = torch.cat([words, torch.full((len(index), 1), PAD)], dim=1).scatter(1, target_lengths.unsqueeze(1), END)
+        return {
+            "inputs": inputs,
+            "lengths": lengths,
+            "decoder_inputs": torch.cat([begin, words], dim=1),
+            "targets": targets,
+            "references": [self.target_texts.text(place) for place in index.tolist()],
+            "index": index,
+        }
+
+    def text(self, place: int) -> str:
+        """The source of pair `place` as it was written."""
+        return self.source_texts.text(place)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelText(TokenSettings):
+    """What every data set of pairs shares; its token settings are those of both vocabularies.
+
+    Attributes:
+        split_seed: which pairs are in which split, where the source does not say.
+    """
+
+    split_seed: Annotated[int, Ge(0)] = 0
+
+    def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
+        """The splits of a prepared folder."""
+        tensors = load_file(folder / FILE)
+        parts = ("sources", "targets", "source_texts", "target_texts")
+        return {name: PairSplit(*(Ragged.load(tensors, f"{name}.{part}") for part in parts)) for name in card["counts"]}
+
+    def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
+        """A text, or a text file, to translate: a batch of one without `targets`."""
+        return one_text(given, facts)
+
+    def divide(self, pairs: Sequence[Pair], *, validation: int, test: int) -> dict[str, list[Pair]]:
+        """Pairs whose source says nothing about splits, each source once so that none is in two splits.
+
+        Raises:
+            DataError: there are too few.
+        """
+        once = list({source: (source, target) for source, target in reversed(pairs)}.values())[::-1]
+        if len(once) <= validation + test:
+            raise DataError(f"{len(once)} different pairs are too few for {validation} to validate and {test} to test on")
+        rows = stratified(torch.zeros(len(once), dtype=torch.int64), {"validation": validation, "test": test}, seed=self.split_seed)
+        return {name: [once[row] for row in of.tolist()] for name, of in rows.items()}
+
+    def write(self, into: Path, parts: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
+        """Write the prepared file; returns the part of the data card that follows from it. Too long training pairs are left out."""
+        vocabularies = [self.train([pair[side] for pair in parts["train"]]) for side in (0, 1)]
+        tensors: dict[str, Tensor] = {}
+        counts: dict[str, Any] = {}
+        for name, given in parts.items():
+            sides = [vocabulary.encode_all([pair[side] for pair in given]) for side, vocabulary in enumerate(vocabularies)]
+            long = [max(len(source), len(target)) > self.longest for source, target in zip(*sides, strict=True)]
+            kept = [row for row in range(len(given)) if name != "train" or not long[row]]
+            sources, targets = (Ragged.of([side[row][: self.longest] or [UNKNOWN] for row in kept]) for side in sides)
+            tensors |= sources.tensors(f"{name}.sources") | targets.tensors(f"{name}.targets")
+            for side, part in enumerate(("source_texts", "target_texts")):
+                tensors |= Ragged.of_texts([given[row][side] for row in kept]).tensors(f"{name}.{part}")
+            counts[name] = {
+                "examples": len(kept),
+                "source": counted(sources.values),
+                "target": counted(targets.values),
+                "too_long": sum(long),
+            }
+        save_file(tensors, into / FILE)
+        source, target = vocabularies
+        return {
+            "counts": counts,
+            "facts": {
+                "vocabulary_size": len(source),
+                "vocabulary": source.dump(),
+                "target_vocabulary_size": len(target),
+                "target_vocabulary": target.dump(),
+                "predicts": "text",
+            },
+        }
+
+
+def vocabularies_of(facts: Mapping[str, Any]) -> tuple[Vocabulary, Vocabulary]:
+    """The source's and the target's vocabulary."""
+    return Vocabulary.load(facts["vocabulary"]), Vocabulary.load(facts["target_vocabulary"])

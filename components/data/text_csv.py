@@ -1,0 +1,101 @@
+"""A user's own labelled texts: a CSV file with one column of texts and one of labels."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Len, Lt
+
+from components.data.labelled_text import LabelledText, write_labelled
+from components.data.splits import stratified
+from components.data.tokens import TokenSettings
+from components.data.written import read_text, sha256_of_users
+from components.errors import DataError, closest
+from components.protocols import Fetch
+
+FEWEST = 3
+"""Examples that a class needs: one for each split."""
+MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCsv(LabelledText, TokenSettings):
+    """Rows of a CSV file with a header.
+
+    Attributes:
+        path: the file, UTF-8.
+        text: name of the column with the texts.
+        label: name of the column with the labels.
+        delimiter: what separates the columns.
+        validation: share of each class to validate on.
+        test: share of each class to test on; the others train.
+        split_seed: which examples are in which split.
+    """
+
+    path: str
+    text: str = "text"
+    label: str = "label"
+    delimiter: Annotated[str, Len(1, 1)] = ","
+    validation: Annotated[float, Gt(0), Lt(1)] = 0.1
+    test: Annotated[float, Gt(0), Lt(1)] = 0.1
+    split_seed: Annotated[int, Ge(0)] = 0
+
+    name: ClassVar[str] = "text_csv"
+
+    def __post_init__(self) -> None:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
+
+    def recipe(self) -> dict[str, Any]:
+        """The file's hash and every setting but where it is; RequestError when there is no such file."""
+        settings = {key: value for key, value in asdict(self).items() if key != "path"}
+        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
+
+    def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
+        """Write the prepared file; the data card.
+
+        Raises:
+            DataError: the file is no such table, or a label has too few examples.
+        """
+        rows = list(self._rows(Path(self.path).expanduser()))
+        used = [(text, label) for text, label in rows if text and label]
+        labels = Counter(label for _, label in used)
+        rare = sorted(label for label, count in labels.items() if count < FEWEST)
+        if len(labels) < 2 or len(labels) > MOST_CLASSES:
+            raise DataError(f"{self.path}: the column {self.label!r} has {len(labels)} different labels; 2 to {MOST_CLASSES} are needed")
+        if rare:
+            raise DataError(f"{self.path}: the label {rare[0]!r} has {labels[rare[0]]} examples; each needs {FEWEST}, one for each split")
+        names = sorted(labels)
+        targets = torch.tensor([names.index(label) for _, label in used])
+        take = {"validation": max(round(self.validation * len(used)), 1), "test": max(round(self.test * len(used)), 1)}
+        try:
+            split = stratified(targets, take, seed=self.split_seed)
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        return {
+            "source": Path(self.path).name,
+            "licence": "the user's own",
+            "left_out": len(rows) - len(used),
+            **write_labelled(into, texts=[text for text, _ in used], targets=targets, rows=split, class_names=names, settings=self),
+        }
+
+    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
+        """(text, label) of each row, stripped."""
+        reader = csv.DictReader(StringIO(read_text(path), newline=""), delimiter=self.delimiter, strict=True)
+        try:
+            columns = reader.fieldnames or []
+            for wanted in (self.text, self.label):
+                if wanted not in columns:
+                    known = ", ".join(columns)[:200] or "none"
+                    raise DataError(f"{path} has no column {wanted!r} (its columns: {known}){closest(wanted, columns)}")
+            for row in reader:
+                if row.get(self.text) is None or row.get(self.label) is None:
+                    raise DataError(f"{path}: line {reader.line_num} has fewer columns than the header")
+                yield row[self.text].strip(), row[self.label].strip()
+        except csv.Error as error:
+            raise DataError(f"{path}: after line {reader.line_num}: {error}") from error
