@@ -13,6 +13,7 @@ from torch import nn
 
 import components
 import flows
+from components.data.tokens import TokenSettings
 from flows.config.build import build, needs, validate
 from flows.config.compose import compose
 from flows.config.names import CONF, GROUPS, SECTIONS, describe, names
@@ -24,13 +25,31 @@ CHOICES = [(group, name) for group in GROUPS for name in names(group)]
 UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias"}
 """Parameters that no YAML repeats: torch's switches for memory and speed, and what all initializers share. They can be set all the same."""
 
-SHAPE_OF = {"components.data.images.Digits": [1, 8, 8]}
+SHAPE_OF = {"components.data.images.Digits": [1, 8, 8], "components.data.long_range.Adding": [200, 2]}
 """Shape of one example where it is not that of an MNIST digit."""
 
+PREDICTS = {"components.objectives.language_modelling.LanguageModelling": "each"}
+"""What is asked of a sequence where it is not one class; `next` is one more, which a bidirectional model refuses."""
 
-def facts(input_shape: list[int]) -> dict[str, Any]:
+
+def facts(config: dict[str, Any]) -> dict[str, Any]:
     """What prepared data and the activation would fill in: exactly the names in FILLED."""
-    return {"activation": nn.ReLU, "input_shape": input_shape, "classes": 10, "class_names": [str(digit) for digit in range(10)]}
+    vocabulary = TokenSettings(tokens="character").train(["0123456789"])
+    return {
+        "activation": nn.Tanh,  # which the fused recurrent kernels have
+        "input_shape": SHAPE_OF.get(config["data"]["_target_"], [1, 28, 28]),
+        "classes": 10,
+        "class_names": [str(digit) for digit in range(10)],
+        "vocabulary": vocabulary.dump(),
+        "vocabulary_size": len(vocabulary),
+        "target_vocabulary": vocabulary.dump(),
+        "target_vocabulary_size": len(vocabulary),
+        "predicts": PREDICTS.get(config["objective"]["_target_"], "sequence"),
+    }
+
+
+def test_the_facts_are_those_that_can_be_filled() -> None:
+    assert set(facts(validate(compose([])))) == FILLED
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -66,7 +85,7 @@ def test_no_two_choices_of_a_group_are_described_alike() -> None:
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda part: part)
 def test_every_yaml_composes_and_builds(group: str, name: str) -> None:
     config = validate(compose([f"{group}={name}"]))
-    available = facts(SHAPE_OF.get(config["data"]["_target_"], [1, 28, 28]))
+    available = facts(config)
     for section in SECTIONS if group == "experiment" else (group,):
         with torch.device("meta"):
             built = build(config[section], section, **available)
