@@ -6,8 +6,6 @@ section 7). It belongs to the loss only: `nll`, in outcomes and metrics, is alwa
 Legend: B examples, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -59,9 +57,14 @@ class Classification:
         """The best model is the one with the highest accuracy."""
         return "accuracy", "max"
 
+    def logits(self, model: Model, batch: Batch) -> Tensor:
+        """(B, C): what the model says of a batch's `inputs`."""
+        logits: Tensor = model(batch["inputs"])
+        return logits
+
     def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss`: mean cross-entropy in nats. Pure, so it works under `torch.func` transforms."""
-        return {"loss": F.cross_entropy(model(batch["inputs"]), batch["targets"], label_smoothing=self.label_smoothing)}
+        return {"loss": F.cross_entropy(self.logits(model, batch), batch["targets"], label_smoothing=self.label_smoothing)}
 
     def outcomes(self, model: Model, batch: Batch) -> Outcomes:
         """What the model says about each example, computed in float64 whatever the model computes in.
@@ -74,7 +77,7 @@ class Classification:
             RunError: the model's output is NaN, or +∞, for some example: such an answer has no class.
         """
         with torch.no_grad():
-            logits = model(batch["inputs"])
+            logits = self.logits(model, batch)
         index, targets = batch["index"].cpu(), batch["targets"].cpu()
         log_probability = F.log_softmax(logits.detach().cpu().double(), dim=1)
         wrong = log_probability.isnan().any(dim=1)
@@ -96,7 +99,7 @@ class Classification:
     def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
         """`answers`: the likeliest classes of a batch of one, at most ANSWERS of them, each with `label` and `probability` (0 … 1)."""
         with torch.no_grad():
-            probability = F.softmax(model(batch["inputs"]).double(), dim=1)[0]
+            probability = F.softmax(self.logits(model, batch).double(), dim=1)[0]
         likeliest = probability.topk(min(ANSWERS, self.classes))
         pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         return {"answers": [{"label": self.class_names[place], "probability": value} for place, value in pairs]}
@@ -116,7 +119,7 @@ class Classification:
             "calibration_error": expected_calibration_error(reliability(_confidence(outcomes), outcomes["correct"])),
         }
 
-    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:
+    def figures(self, outcomes: Outcomes, split: Split) -> "dict[str, Figure]":
         """`confusion`, `classes` (precision, recall and F1 of each), `calibration`, and `mistakes` where the split has pictures.
 
         Pictures come from `split.picture(i)`: (H, W), (C, H, W) or (H, W, C) of any numbers; a split without it gets no `mistakes`.

@@ -1,0 +1,153 @@
+"""What a recurrent network does with a text: its gates from word to word, how far back it can learn, which words moved its decision."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from components.figures import style
+
+SIGNED = LinearSegmentedColormap.from_list("signed", [style.VERMILION, "#fdf3ec", style.PAPER, "#eef6fb", style.BLUE])
+SHARE = LinearSegmentedColormap.from_list("share", [style.PAPER, style.BLUE])
+BOUNDED = ("input", "forget", "output", "reset", "update")
+"""Gates: between 0 and 1. The others are signed."""
+MOST_UNITS = 40
+LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PURPLE, ":"))
+LETTER = 0.095
+"""Inches that a letter takes in a line of text."""
+
+
+def gate_traces(words: Sequence[str], gates: Mapping[str, Tensor]) -> Figure:
+    """Every gate of a layer over the words of one text: a row a unit, the busiest units on top.
+
+    Args:
+        words: T tokens.
+        gates: name → (T, H); gates from 0 to 1, states and candidates signed.
+    """
+    names = [name for name in ("input", "forget", "output", "reset", "update", "candidate", "cell", "state") if name in gates]
+    shown = style.short_names([visible(word) for word in words], 12)
+    busiest = gates["state"].float().std(0).argsort(descending=True)[:MOST_UNITS]
+    figure = style.new_figure(1.9 + 1.35 * len(names))
+    grid = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(grid, names, strict=True):
+        values = gates[name].float()[:, busiest].T.numpy()
+        bounded = name in BOUNDED
+        most = 1.0 if bounded else max(float(np.abs(values).max()), 1e-9)
+        image = axes.imshow(
+            values, aspect="auto", cmap=SHARE if bounded else SIGNED, norm=Normalize(0 if bounded else -most, most), interpolation="nearest"
+        )
+        style.dress(axes, y=name)
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=10)
+        bar.ax.tick_params(labelsize=style.NOTE)
+    style.name_ticks(grid[-1], "x", shown, most=48, rotate=max(map(len, shown)) > 1)
+    note = f"{len(busiest)} of {gates['state'].shape[1]} units, a row each: those whose state varies most"
+    style.headline(figure, _what_gates_do(gates), note)
+    return style.finish(figure)
+
+
+def gradient_by_distance(models: Mapping[str, Tensor]) -> Figure:
+    """How much of the last state's gradient reaches an input, against how many steps back it is.
+
+    Args:
+        models: name → (T,) gradient norm at distance 0, 1 … T − 1.
+    """
+    figure = style.new_figure(4.2)
+    axes = figure.add_subplot()
+    for (name, norms), (colour, line) in zip(models.items(), LINES, strict=False):
+        values = norms.double().numpy()
+        alive = values > 0
+        axes.plot(np.arange(len(values))[alive], values[alive], color=colour, linestyle=line, linewidth=2, label=name)
+    axes.set_yscale("log")
+    style.dress(axes, x="steps back in time", y="gradient norm at that input (L2)", grid="y")
+    style.legend_below(figure)
+    style.headline(figure, _how_far(models))
+    return style.finish(figure)
+
+
+def reach(norms: Tensor, share: float = 0.01) -> int | None:
+    """The first distance from which on the gradient stays below `share` of its largest; None where it never does."""
+    enough = (norms >= share * norms.max()).nonzero().flatten()
+    place = int(enough[-1]) + 1
+    return place if place < len(norms) else None
+
+
+def moving_words(texts: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -> Figure:
+    """Texts with each word coloured by how much it spoke for (blue) or against (orange) what the model said.
+
+    Args:
+        texts: for each (what the model said, its words, how much each moved the decision).
+    """
+    broken = [_lines(words, values) for _, words, values in texts]
+    rows = sum(len(lines) for lines in broken)
+    figure = style.new_figure(0.9 + 0.32 * rows + 0.45 * len(texts))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    height = 0.32 * rows + 0.45 * len(texts)
+    axes.set_xlim(0, style.WIDTH - 0.4)
+    axes.set_ylim(height, 0)
+    down = 0.2
+    for (title, _, values), lines in zip(texts, broken, strict=True):
+        axes.text(0, down, title.replace("$", r"\$"), fontsize=style.TICK, color=style.GREY, va="center")
+        most = max(max((abs(value) for value in values), default=0.0), 1e-12)
+        for line in lines:
+            down += 0.32
+            along = 0.0
+            for word, value in line:
+                axes.text(
+                    along + 0.04,
+                    down,
+                    word.replace("$", r"\$"),
+                    fontsize=style.LABEL,
+                    family="DejaVu Sans Mono",
+                    color=style.INK if abs(value) < 0.7 * most else style.PAPER,
+                    va="center",
+                    bbox={"facecolor": SIGNED(0.5 + 0.5 * value / most), "edgecolor": "none", "pad": 1.5},
+                )
+                along += _width(word)
+        down += 0.45
+    strongest = max(((abs(value), visible(word)) for _, words, values in texts for word, value in zip(words, values, strict=True)))
+    style.headline(figure, f"“{strongest[1]}” moved a decision most; blue speaks for what the model said, orange against")
+    return style.finish(figure)
+
+
+def _width(word: str) -> float:
+    return LETTER * len(word) + 0.16
+
+
+def _lines(words: Sequence[str], values: Sequence[float]) -> list[list[tuple[str, float]]]:
+    """Words and their values, broken into lines that fit."""
+    lines: list[list[tuple[str, float]]] = [[]]
+    along = 0.0
+    for word, value in zip(words, values, strict=True):
+        shown = style.short_names([visible(word)], 24)[0]
+        if lines[-1] and along + _width(shown) > style.WIDTH - 0.5:
+            lines.append([])
+            along = 0.0
+        lines[-1].append((shown, value))
+        along += _width(shown)
+    return lines
+
+
+def visible(word: str) -> str:
+    """A token that can be seen: spaces and line ends as signs."""
+    return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(word, word.replace("▁", "_"))
+
+
+def _what_gates_do(gates: Mapping[str, Tensor]) -> str:
+    for name, what in (("forget", "keeps"), ("update", "keeps")):
+        if name in gates:
+            mean = float(gates[name].float().mean())
+            return f"The {name} gate {what} {100 * mean:.0f} % of the state from step to step, in the mean"
+    return "The state of a simple RNN is made anew at every step"
+
+
+def _how_far(models: Mapping[str, Tensor]) -> str:
+    parts = []
+    for name, norms in models.items():
+        far = reach(norms)
+        parts.append(f"{name}: {f'below 1 % of its largest after {far} steps' if far else f'above 1 % all {len(norms)} steps back'}")
+    return "The gradient of the last state. " + "; ".join(parts)

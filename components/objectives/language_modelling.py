@@ -1,0 +1,143 @@
+"""Telling the token at every place that is asked about: the next one of a running text, or one that was read long before.
+
+`loss` is the mean cross-entropy in nats of all tokens asked about in a batch; perplexity is its exponential. Tokens are not comparable
+between vocabularies, characters are: bits a character is the whole text's −log₂ p over its characters.
+
+Shapes: B examples, T places, V tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.data.text_stream import IGNORED
+from components.data.tokens import Vocabulary
+from components.decoding import sample
+from components.errors import DataError
+from components.objectives.sequence_classification import unknown_tokens
+from components.protocols import Batch, Model, Outcomes, Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_TOKENS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelling:
+    """A batch has `inputs` (B, T), which the model maps to logits (B, T, V), and `targets` (B, T), −100 where nothing is asked.
+
+    Args:
+        vocabulary: how tokens are written, for answers; given by the data.
+        continuation: how many tokens an answer goes on for.
+        temperature: logits of a continuation are divided by it; 0 takes the most probable token every time.
+        top_k: only the k most probable tokens are drawn; 0 means all.
+        top_p: only the most probable tokens that together reach this probability are drawn.
+        generation_seed: decides what is drawn.
+    """
+
+    vocabulary: str | None = None
+    continuation: Annotated[int, Ge(1), Le(100_000)] = 200
+    temperature: Annotated[float, Ge(0)] = 0.8
+    top_k: Annotated[int, Ge(0)] = 0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    generation_seed: Annotated[int, Ge(0)] = 0
+
+    @property
+    def monitor(self) -> tuple[str, Literal["max", "min"]]:
+        """The best model is the one with the lowest −log p a token."""
+        return "nll", "min"
+
+    def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """`loss`: mean cross-entropy in nats over the places that are asked about."""
+        logits = model(batch["inputs"])
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)}
+
+    def outcomes(self, model: Model, batch: Batch) -> Outcomes:
+        """For each example: `index`, `tokens` asked about, `nll` their −log p in nats, `right` ones, `characters` (0: unknown)."""
+        with torch.no_grad():
+            logits = model(batch["inputs"]).float()
+            targets = batch["targets"]
+            asked = targets != IGNORED
+            nll = F.cross_entropy(logits.mT, targets, ignore_index=IGNORED, reduction="none").double().sum(1)
+            right = ((logits.argmax(-1) == targets) & asked).sum(1)
+        characters = batch.get("characters", torch.zeros_like(batch["index"]))
+        rows = {"index": batch["index"], "tokens": asked.sum(1), "nll": nll, "right": right, "characters": characters}
+        return {name: row.cpu() for name, row in rows.items()}
+
+    def metrics(self, outcomes: Outcomes) -> dict[str, float]:
+        """`nll` (nats a token), `perplexity`, `accuracy` (share of right tokens), `bits_per_character` where characters are known."""
+        if not len(outcomes.get("index", ())):
+            raise DataError("there are no examples to measure: the split is empty")
+        tokens, characters = int(outcomes["tokens"].sum()), int(outcomes["characters"].sum())
+        total = float(outcomes["nll"].sum())
+        found = {"nll": total / tokens, "perplexity": perplexity(total / tokens), "accuracy": float(outcomes["right"].sum()) / tokens}
+        return found | {"bits_per_character": total / math.log(2) / characters} if characters else found
+
+    def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
+        """`text`: how the model goes on; `unknown` counts the tokens that the vocabulary does not have, where there are any."""
+        if self.vocabulary is None:
+            raise DataError("these data have no words: there is nothing to go on from")
+        vocabulary = Vocabulary.load(self.vocabulary)
+        generator = torch.Generator().manual_seed(self.generation_seed)
+        assert isinstance(model, nn.Module)
+        with torch.no_grad():
+            outputs, state = model.recurrent(model.vectors(batch["inputs"]), batch["lengths"])  # type: ignore[operator]
+            drawn = sample(
+                model.step,  # type: ignore[arg-type]
+                state,
+                model.head(outputs[0, -1]),  # type: ignore[operator]
+                count=self.continuation,
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                generator=generator,
+            )
+        unknown = unknown_tokens(batch)
+        return {"text": vocabulary.decode(drawn)} | ({"unknown": unknown} if unknown else {})
+
+    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
+        """None that outcomes alone would make."""
+        return {}
+
+    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
+        """Pictures that need the model: `gates` over a piece of text, `memory`: the gradient's size against the distance back."""
+        from components.figures.sequences import gate_traces, gradient_by_distance
+
+        figures = {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}
+        if self.vocabulary is not None and hasattr(model, "gates"):
+            inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
+            with torch.no_grad():
+                gates = model.gates(inputs)[0]  # type: ignore[operator]
+            written = Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist())
+            figures["gates"] = gate_traces(written, {name: gate[0].cpu() for name, gate in gates.items()})
+        return figures
+
+
+def perplexity(nll: float) -> float:
+    """exp of nats a token; infinite where a float cannot hold it."""
+    return math.exp(nll) if nll < 700 else math.inf
+
+
+def gradient_back_in_time(model: nn.Module, split: Split, *, examples: int = 64) -> Tensor:
+    """How far back a model's outputs depend on its inputs: the norm of ∂(last output)/∂(input d steps back), d = 0 … T − 1.
+
+    The last output is the last layer's last state, weighted by random signs from a fixed seed, so that the loss has no say in it;
+    the norms are means over examples.
+    """
+    count = min(examples, len(split))
+    inputs = split.batch(torch.arange(count))["inputs"]
+    with torch.enable_grad():
+        vectors = model.vectors(inputs).detach().requires_grad_()  # type: ignore[operator]
+        outputs, _ = model.recurrent(vectors)  # type: ignore[operator]
+        signs = torch.randint(0, 2, outputs[:, -1].shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+        (gradient,) = torch.autograd.grad((outputs[:, -1] * signs).sum(), vectors)
+    norms: Tensor = gradient.double().norm(dim=-1).mean(0).flip(0)
+    return norms

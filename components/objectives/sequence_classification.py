@@ -1,0 +1,114 @@
+"""Telling which of C classes a text belongs to: as `classification`, of texts of any length, beside what a model without a network says.
+
+Where the data come with a baseline's answers (see `components/data/labelled_text.py`), its accuracy on the same examples stands next to
+ours, and whether it was right is kept for each example, so that the two can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.data.tokens import Vocabulary
+from components.objectives.classification import Classification
+from components.protocols import Batch, Model, Outcomes, Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_TEXTS = 6
+SHOWN_TOKENS = 24
+"""Pictures show texts of at most this many tokens, so that every word can be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceClassification(Classification):
+    """Single-label classification of token sequences: a batch has `inputs` (B, T), `lengths` (B,) and `targets` (B,).
+
+    Args:
+        vocabulary: how tokens are written, for pictures and answers.
+    """
+
+    vocabulary: str | None = None
+
+    def logits(self, model: Model, batch: Batch) -> Tensor:
+        """(B, C)."""
+        logits: Tensor = model(batch["inputs"], batch["lengths"])
+        return logits
+
+    def outcomes(self, model: Model, batch: Batch) -> Outcomes:
+        """As classification's, with `length` (B,) and, where there is a baseline, `baseline_correct` (B,) bool."""
+        found = super().outcomes(model, batch) | {"length": batch["lengths"].cpu()}
+        if "baseline" in batch:
+            found["baseline_correct"] = batch["baseline"].cpu() == found["target"]
+        return found
+
+    def metrics(self, outcomes: Outcomes) -> dict[str, float]:
+        """As classification's, and `baseline_accuracy`: TF-IDF with logistic regression on the same examples."""
+        found = super().metrics(outcomes)
+        if "baseline_correct" in outcomes:
+            found["baseline_accuracy"] = outcomes["baseline_correct"].double().mean().item()
+        return found
+
+    def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
+        """As classification's; `unknown` counts the tokens that the vocabulary does not have, where there are any."""
+        found = super().answer(model, batch)
+        unknown = unknown_tokens(batch)
+        return found | {"unknown": unknown} if unknown else found
+
+    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
+        """Pictures that need the model: `words` that moved a decision, and `gates` over the words of one text."""
+        if self.vocabulary is None or not hasattr(model, "read"):
+            return {}
+        from components.figures.sequences import gate_traces, moving_words
+
+        vocabulary = Vocabulary.load(self.vocabulary)
+        assert split.lengths is not None
+        fitting = torch.nonzero(split.lengths <= SHOWN_TOKENS).flatten()
+        places = fitting[split.lengths[fitting].argsort(descending=True, stable=True)][:SHOWN_TEXTS]
+        if not len(places):
+            return {}
+        batch = split.batch(places)
+        with torch.no_grad():
+            probability = F.softmax(self.logits(model, batch).double(), dim=1)
+        moved = influence(model, batch, probability.argmax(1))
+        rows = []
+        for row, length in enumerate(batch["lengths"].tolist()):
+            words = vocabulary.tokens(batch["inputs"][row, :length].tolist())
+            answer = int(probability[row].argmax())
+            title = f"{self.class_names[answer]} {float(probability[row, answer]):.0%} (is {self.class_names[int(batch['targets'][row])]})"
+            rows.append((title, words, moved[row, :length].tolist()))
+        figures = {"words": moving_words(rows)}
+        if hasattr(model, "gates"):
+            length = int(batch["lengths"][0])
+            words = vocabulary.tokens(batch["inputs"][0, :length].tolist())
+            with torch.no_grad():
+                gates = model.gates(batch["inputs"][:1, :length])[0]  # type: ignore[operator]
+            figures["gates"] = gate_traces(words, {name: gate[0].cpu() for name, gate in gates.items()})
+        return figures
+
+
+def influence(model: nn.Module, batch: Batch, classes: Tensor) -> Tensor:
+    """How much each token speaks for the class `classes` (B,), in logits: gradient times input at the token's vector (B, T).
+
+    The logit's advantage over the mean of the other classes' is what is explained.
+    """
+    with torch.enable_grad():
+        vectors = model.vectors(batch["inputs"]).detach().requires_grad_()  # type: ignore[operator]
+        logits = model.read(vectors, batch["lengths"])  # type: ignore[operator]
+        chosen = logits.gather(1, classes.unsqueeze(1)).squeeze(1)
+        others = (logits.sum(1) - chosen) / max(logits.shape[1] - 1, 1)
+        (gradient,) = torch.autograd.grad((chosen - others).sum(), vectors)
+    moved: Tensor = (gradient * vectors).sum(-1).detach()
+    return moved
+
+
+def unknown_tokens(batch: Batch) -> int:
+    """How many of a batch's tokens are unknown."""
+    from components.data.tokens import UNKNOWN
+
+    return int((batch["inputs"] == UNKNOWN).sum())
