@@ -47,7 +47,7 @@ def test_words_that_moved_a_decision():
 def test_alignment_says_what_was_looked_at():
     figure = alignment(["▁ein", "한국"], ["a", "man", "[END]"], torch.tensor([[0.9, 0.1], [0.05, 0.95], [0.5, 0.5]]))
     assert title(figure) == "It wrote “man” looking at “한국” (95 % of the weight)"
-    assert figure.axes[0].images[0].get_array() == pytest.approx(np.array([[0.9, 0.1], [0.05, 0.95], [0.5, 0.5]]))
+    assert np.asarray(figure.axes[0].images[0].get_array()) == pytest.approx(np.array([[0.9, 0.1], [0.05, 0.95], [0.5, 0.5]]))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "man", "[END]"]
 
 
