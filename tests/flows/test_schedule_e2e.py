@@ -54,7 +54,7 @@ def test_a_scheduled_training_runs_until_it_is_paused(running_lab: Settings) -> 
     assert run["parameters"] == there["parameters"]
     assert ended(running_lab, run["id"])["type"] == "COMPLETED"
     began = datetime.fromisoformat(flow_run(running_lab, run["id"])["start_time"])
-    assert timedelta(0) <= began - first < timedelta(seconds=90)
+    assert timedelta(seconds=-15) < began - first < timedelta(seconds=90)  # the worker takes a run up to ten seconds early
     found = until(lambda: mlflow_run(running_lab, run["id"]), 30)
     assert (found.info.status, found.data.params["model.hidden"]) == ("FINISHED", "[16]")
 
