@@ -1,0 +1,142 @@
+"""A trial before, in and after a stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from components.errors import RunError
+from components.protocols import Objective, Optimizer, Recorder, Schedule
+from components.training.evaluation import BatchSource
+from components.training.loop import State
+from components.training.settings import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackedTrial:
+    """One trial: what `components.training.loop.fit` takes, as a value.
+
+    Attributes:
+        name: tells it from the others, also in the checkpoint.
+        model: already initialised; like `fit`, a stack moves it to the device and leaves it with the last weights.
+        batches: of the training split, with the trial's own seed.
+        settings: of `device`, `compile`, `threads` and `deterministic` nothing is used; `checkpoint_seconds` is the smallest of all trials'.
+        recorder: gets `train/*`, `validation/*`, `gradients/*` and `saturation/*` series, as from `fit`.
+        seed: dropout's masks follow from it.
+    """
+
+    name: str
+    model: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    schedule: Schedule
+    batches: BatchSource
+    settings: Trainer
+    recorder: Recorder
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StackedFit:
+    """The end of a trial.
+
+    Attributes:
+        weights: the best ones by the monitored validation metric (the last ones where none is monitored), on the CPU.
+        stopped_early: it had no better epoch for `patience` epochs.
+        pruned: `on_validation` said so.
+        error: why it failed; None if it did not.
+    """
+
+    name: str
+    weights: dict[str, Tensor]
+    state: State
+    stopped_early: bool = False
+    pruned: bool = False
+    error: RunError | None = None
+
+
+@dataclass
+class Member:
+    """A trial in progress. While it is in a block its numbers are rows of the block's; `weights` and `moments` are then views of them."""
+
+    trial: StackedTrial
+    steps_per_epoch: int
+    weights: dict[str, Tensor]
+    moments: dict[str, list[Tensor]] = field(default_factory=dict)
+    state: State = field(default_factory=State)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_is_saved: bool = False
+    validated: dict[str, float] | None = None
+    """Metrics that nobody has been told of yet."""
+    error: RunError | None = None
+
+    @classmethod
+    def of(cls, trial: StackedTrial, device: torch.device) -> Member:
+        """A trial that has not begun."""
+        model = trial.model.to(device, torch.float64 if trial.settings.precision == "float64" else None)
+        return cls(trial, trial.batches.steps_per_epoch, {name: tensor.detach() for name, tensor in state_of(model)})
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole training."""
+        steps = self.trial.settings.epochs * self.steps_per_epoch
+        return min(steps, self.trial.settings.max_steps) if self.trial.settings.max_steps else steps
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether its patience is over."""
+        return bool(self.trial.settings.patience) and self.state.stale_epochs >= self.trial.settings.patience
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.error is not None or self.stopped_early or (self.state.step >= self.total and not self.state.batch)
+
+    def epochs_done(self) -> float:
+        """Epochs, with fraction."""
+        return self.state.epoch + self.state.batch / self.steps_per_epoch
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.trial.optimizer.learning_rate * self.trial.schedule.factor(self.state.step, self.total)
+
+    def into_model(self) -> nn.Module:
+        """The trial's own model with the weights that it has now."""
+        with torch.no_grad():
+            for name, tensor in state_of(self.trial.model):
+                tensor.copy_(self.weights[name])
+        return self.trial.model
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The state dict that the trial's model has now, on the CPU."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.into_model().state_dict().items()}
+
+    def validate(self, metrics: Mapping[str, float]) -> None:
+        """Say how good the weights are, and keep them if they are the best so far."""
+        state, (monitored, direction) = self.state, self.trial.objective.monitor
+        self.validated = dict(metrics)
+        self.trial.recorder.metrics(
+            {f"validation/{name}": value for name, value in metrics.items()}, step=state.step, epoch=self.epochs_done()
+        )
+        value = metrics[monitored]
+        if not math.isnan(value) and (
+            state.best_value is None or (value > state.best_value if direction == "max" else value < state.best_value)
+        ):
+            state.best_value, state.best_step, state.best_epoch, state.stale_epochs = value, state.step, state.epoch, 0
+            self.best, self.best_is_saved = self.snapshot(), False
+        else:
+            state.stale_epochs += 1
+
+    def end(self, *, pruned: bool = False) -> StackedFit:
+        """What came of it."""
+        last = self.snapshot()
+        return StackedFit(self.trial.name, self.best or last, self.state, self.stopped_early, pruned, self.error)
+
+
+def state_of(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """A model's parameters and buffers by name, tied ones once."""
+    return [*model.named_parameters(), *model.named_buffers()]
