@@ -165,7 +165,8 @@ def overrides_of(schedule: Schedule) -> list[str]:
     known = schedule.deployment["parameter_openapi_schema"]["properties"]
     given = {key: value for key, value in schedule.parameters.items() if value is not None and key != "catch_up"}
     shared = inspect.signature(to_overrides).parameters.keys() if "experiment" in known else set()
-    own = [f"{key}={value}" for key, value in given.items() if key not in shared and value != known.get(key, {}).get("default")]
+    usual = {key: form.get("default") for key, form in known.items() if key != "search"}  # what is searched is always said
+    own = [f"{key}={value}" for key, value in given.items() if key not in shared and value != usual.get(key)]
     return [*(to_overrides(**{key: value for key, value in given.items() if key in shared}) if shared else []), *own]
 
 

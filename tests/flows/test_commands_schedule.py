@@ -28,7 +28,7 @@ TWO = "2026-11-26T02:00:00+00:00"
 def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
     fake = FakePrefect()
     fake.add_deployment("train", **TRAIN)
-    fake.add_deployment("sweep", **TRAIN, search={}, trials={"default": 0})
+    fake.add_deployment("sweep", **TRAIN, search={"default": "optimizers"}, trials={"default": 0})
     fake.add_deployment("evaluate", run={}, split={"default": "test"})
     monkeypatch.setattr(health, "call", fake.call)
     monkeypatch.setattr(health, "answers", lambda *_, **__: True)
