@@ -126,7 +126,12 @@ def _best_of_each(search: Outcomes, source: Outcomes, level: Whole, *, sign: flo
     mean, count = search.means()
     order = np.lexsort((search.first, np.where(np.isnan(mean), np.inf, -sign * mean), count < seeds))
     present = np.isin(order, source.configuration)
-    return {int(code): int(order[places[0]]) for code in np.unique(level[level != ABSENT]) if len(places := np.nonzero(present & (level[order] == code))[0])}
+    best = {}
+    for code in np.unique(level[level != ABSENT]):
+        mine = order[present & (level[order] == code)]
+        if len(mine):
+            best[int(code)] = int(mine[0])
+    return best
 
 
 def _arrange(
@@ -177,7 +182,8 @@ def _matched(cells: Cells) -> tuple[Truths, Truths] | None:
     while live.sum() > 1:
         used: Truths = there[live].all(axis=0)
         if used.any():
-            whole: Truths = np.asarray(used.all(axis=1))  # combinations that have every seed: each seed's mean is then of the same combinations
+            # Combinations that have every seed: each seed's mean is then of the same ones.
+            whole: Truths = np.asarray(used.all(axis=1))
             return live, used & whole[:, None] if whole.any() else used
         live[np.nonzero(live)[0][filled[live].argmin()]] = False
     return None

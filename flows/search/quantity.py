@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHARES = ("accuracy", "f1", "precision", "recall", "calibration_error")
@@ -50,32 +51,40 @@ class Quantity:
         """For the axis of a figure whose values are multiplied with `scale`."""
         return f"{self.split} {self.name}".strip() + (" (%)" if self.scale == 100 else "")
 
-    def value(self, value: float | None) -> str:
-        """0.9623 → "96.2 %" for a share, 0.123456 → "0.1235" for any other; None → "–"."""
+    def value(self, value: float | None, decimals: int = 1) -> str:
+        """0.9623 → "96.2 %" for a share, 0.123456 → "0.1235" for any other; None → "–". `decimals` are of a share."""
         if value is None:
             return "–"
-        return f"{100 * value:.1f} %" if self.scale == 100 else f"{value:.4g}"
+        return f"{100 * value:.{decimals}f} %" if self.scale == 100 else f"{value:.4g}"
 
-    def span(self, interval: tuple[float, float] | None) -> str:
-        """An interval of values: "[95.1, 97.0]", with the digits that its width asks for; None → "–"."""
+    def span(self, interval: tuple[float, float] | None, decimals: int | None = None) -> str:
+        """An interval of values: "[95.1, 97.0]", with the decimals that its width asks for where none are given; None → "–"."""
         if interval is None:
             return "–"
         low, high = (self.scale * end for end in interval)
-        digits = _decimals(high - low)
-        return f"[{_fixed(low, digits)}, {_fixed(high, digits)}]"
+        if decimals is None:
+            decimals = self.decimals([interval])
+        return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
-    def lead(self, difference: float, interval: tuple[float, float] | None) -> str:
-        """How much better: "2.1 points of accuracy [1.2, 3.0]"; less is better, and the unit says so: "0.12 of loss [0.05, 0.19]"."""
+    def decimals(self, intervals: Iterable[tuple[float, float] | None]) -> int:
+        """Decimals that show the narrowest of the intervals; for shares one or two."""
+        widths = [self.scale * (each[1] - each[0]) for each in intervals if each is not None]
+        needed = max((_decimals(width) for width in widths if width > 0), default=1 if self.scale == 100 else 3)
+        return min(max(needed, 1), 2) if self.scale == 100 else needed
+
+    def lead(self, difference: float, interval: tuple[float, float] | None, *, unit: bool = True) -> str:
+        """How much better: "2.1 points of accuracy [1.2, 3.0]", "0.12 of loss [0.05, 0.19]"; without its unit "2.1 [1.2, 3.0]"."""
         low, high = (self.scale * end for end in interval or (difference, difference))
         scaled = self.scale * difference
         digits = _decimals(high - low) if high > low else _decimals(abs(scaled))
-        unit = (
-            f"points of {self.name}"
-            if self.scale == 100
-            else {"seconds": "s", "parameters": "parameters"}.get(self.name, f"of {self.name}")
-        )
         span = f" [{_fixed(low, digits)}, {_fixed(high, digits)}]" if interval else ""
-        return f"{_fixed(scaled, digits)} {unit}{span}"
+        return f"{_fixed(scaled, digits)}{f' {self._unit}' if unit else ''}{span}"
+
+    @property
+    def _unit(self) -> str:
+        if self.scale == 100:
+            return f"points of {self.name}"
+        return {"seconds": "s", "parameters": "parameters"}.get(self.name, f"of {self.name}")
 
 
 def _decimals(width: float) -> int:

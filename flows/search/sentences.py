@@ -1,0 +1,290 @@
+"""A sweep's findings in sentences that a student understands: what to remember, and how far to believe it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.config.words import one_line
+from flows.search.findings import Cost, Failure, Tested
+from flows.search.paired import SEEDS_FOR_T
+from flows.search.quantity import Quantity
+from flows.search.ranking import Configuration, Ranking
+from flows.search.results import Results
+from flows.search.statistics import NO_TEST, OVER_SEEDS, TOO_CLOSE, Comparison, Factor, level_name
+
+LISTED = 3
+"""Up to so many beaten levels are named one by one."""
+
+_PROPER = {
+    "adadelta": "Adadelta",
+    "adagrad": "Adagrad",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "gradient_descent": "gradient descent",
+    "he_normal": "He (normal)",
+    "he_uniform": "He (uniform)",
+    "leaky_relu": "leaky ReLU",
+    "nesterov": "Nesterov",
+    "normalized_xavier": "normalized Xavier",
+    "random_normal": "random (normal)",
+    "random_uniform": "random (uniform)",
+    "relu": "ReLU",
+    "rmsprop": "RMSprop",
+    "xavier": "Xavier",
+    "xavier_normal": "Xavier (normal)",
+}
+
+
+def in_words(name: str) -> str:
+    """A level as it is called in a sentence: `he_uniform` → "He (uniform)"."""
+    return _PROPER.get(name, name)
+
+
+def settings(params: Mapping[str, Any]) -> str:
+    """A configuration for people: `optimizer=adam, optimizer.learning_rate=0.0123`."""
+    return ", ".join(f"{key}={f'{value:.4g}' if isinstance(value, float) else level_name(value)}" for key, value in params.items())
+
+
+def seeds(count: int) -> str:
+    """ "one seed", "5 seeds"."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
+def verdict(found: Sequence[Factor], ranking: Ranking, cost: Cost, test: Sequence[Tested], quantity: Quantity) -> list[str]:
+    """What to remember, the most important first."""
+    if not cost.ended:
+        return ["No trial has ended yet."]
+    if ranking.chosen is None:
+        return [_without_a_value(cost, ranking)]
+    return [
+        _chosen(ranking.chosen, ranking, quantity),
+        *([_rivals(ranking)] if ranking.competing > 1 else []),
+        *(f"On the test split, looked at once: {_tested(each)}." for each in test[:1]),
+        *(factor_sentence(factor, quantity) for factor in found),
+    ]
+
+
+def factor_sentence(factor: Factor, quantity: Quantity) -> str:
+    """What a factor's levels come to against each other."""
+    levels = [level for level in factor.levels if level.mean is not None]
+    if not levels:
+        return f"{factor.key}: no level has a value."
+    if len(levels) == 1:
+        return f"{factor.key}: only {in_words(levels[0].name)} has a value, so there is nothing to compare."
+    if not any(comparison.pairs for comparison in factor.comparisons):
+        return f"{factor.key}: {TOO_CLOSE}; no two trials differ in it alone."
+    leader = next((level for level in levels if level.matched), levels[0])
+    name = in_words(leader.name)
+    own = [comparison for comparison in factor.comparisons if leader.name in (comparison.better, comparison.worse)]
+    if all(comparison.test == NO_TEST for comparison in own):
+        return (
+            f"{factor.key}: {TOO_CLOSE}; {name} has the best value ({quantity.value(leader.mean)}), "
+            f"but {seeds(leader.seeds)} of one combination {'is' if leader.seeds == 1 else 'are'} nothing to test it by."
+        )
+    beaten = sorted((each for each in own if each.beats and each.better == leader.name), key=lambda each: each.difference or 0.0)
+    ahead = [each for each in own if each.beats and each.worse == leader.name]
+    close = [each.worse if each.better == leader.name else each.better for each in own if not each.beats]
+    parts = [f"{name} beats {_beaten(beaten, len(own), quantity)}"] if beaten else []
+    parts += [f"{in_words(each.better)} beats {name}, whose mean is the best, in most combinations" for each in ahead]
+    if close and parts:
+        parts.append(f"against {_listed([in_words(other) for other in close])}: {TOO_CLOSE}")
+    if not parts:
+        parts = [f"{TOO_CLOSE}; {name} has the best mean ({quantity.value(leader.mean)}), but not clearly against any other level"]
+    return f"{factor.key}: {'; '.join(parts)} ({_basis(own)})."
+
+
+def cautions(results: Results, repeated: int, found: Sequence[Factor], ranking: Ranking, cost: Cost) -> list[str]:
+    """What has to be known to believe the verdict no further than it goes; `repeated` trials were left out."""
+    tested = [comparison for factor in found for comparison in factor.comparisons if comparison.test != NO_TEST]
+    return [
+        *_about_ending(cost, repeated),
+        *_about_seeds(results, tested),
+        *_about_optimizers(results, found),
+        *_about_conditions(found),
+        *(line for factor in found for line in _about_levels(factor)),
+        *_about_choosing(results, ranking),
+        *([_about_many(len(tested))] if len(tested) > 1 else []),
+    ]
+
+
+def failures(results: Results) -> tuple[Failure, ...]:
+    """Reasons of failed trials; those that differ in numbers only are one."""
+    reasons = [one_line(trial.reason or "no reason was recorded") for trial in results.trials if trial.state == "failed"]
+    kinds = [re.sub(r"\d[\d.,]*", "0", reason) for reason in reasons]
+    first = dict(reversed(list(zip(kinds, reasons, strict=True))))
+    return tuple(Failure(first[kind], count) for kind, count in Counter(kinds).most_common())
+
+
+def _without_a_value(cost: Cost, ranking: Ranking) -> str:
+    if ranking.infeasible:
+        return f"Nothing was chosen: every configuration that finished breaks a constraint ({ranking.infeasible} of them)."
+    if cost.failed == cost.ended:
+        more = f" ({cost.failures[0].trials} of {cost.failed})" if len(cost.failures) > 1 else ""
+        return f"All {cost.failed} trials failed{more}: {cost.failures[0].reason}"
+    why = f"; most failures: {cost.failures[0].reason}" if cost.failures else ""
+    return f"No trial ended with a value: {cost.pruned} were pruned, {cost.failed} failed, {cost.lost} ended without a number{why}."
+
+
+def _chosen(chosen: Configuration, ranking: Ranking, quantity: Quantity) -> str:
+    fresh = "fresh " if chosen.phase == "confirm" else ""
+    interval = f" {quantity.span(chosen.interval)}" if chosen.interval else ""
+    over = f"one {fresh}seed" if len(chosen.seeds) == 1 else f"{len(chosen.seeds)} {fresh}seeds"
+    selected = "" if chosen.selected_by is None else f"; {quantity.value(chosen.selected_by)}, by which it was selected, is flattered"
+    what = f"{quantity.split} {quantity.name}".strip()
+    of = f"Best of {ranking.competing} configurations" if ranking.competing > 1 else "The only configuration with a value"
+    return f"{of}: {settings(chosen.params) or 'as it is'}; {what} {quantity.value(chosen.mean)}{interval} ({over}{selected})."
+
+
+def _rivals(ranking: Ranking) -> str:
+    others = ranking.competing - 1
+    if not ranking.judged:
+        return f"Of the other {others} none can be called worse: with fewer than {SEEDS_FOR_T} seeds the order may be chance."
+    those = f"the other {others}" if ranking.judged == others else f"the {ranking.judged} others with three seeds or more in common with it"
+    if not ranking.close:
+        return f"It beats {those}."
+    return f"Of {those}, {ranking.close if ranking.close < ranking.judged else 'all'} are {TOO_CLOSE} against it."
+
+
+def _tested(tested: Tested) -> str:
+    quantity = Quantity(tested.metric, "max")
+    interval = f" {quantity.span(tested.interval)}" if tested.interval else ""
+    return f"{quantity.name} {quantity.value(tested.mean)}{interval} over {seeds(tested.seeds)}"
+
+
+def _beaten(beaten: Sequence[Comparison], others: int, quantity: Quantity) -> str:
+    """By how much whom: one by one, or from the closest to the farthest."""
+    leads = [
+        f"{in_words(each.worse)} by {quantity.lead(each.difference or 0.0, each.interval, unit=i == 0)}" for i, each in enumerate(beaten)
+    ]
+    if len(beaten) <= LISTED:
+        return _listed(leads)
+    last = f"{in_words(beaten[-1].worse)} by {quantity.lead(beaten[-1].difference or 0.0, beaten[-1].interval, unit=False)}"
+    whom = f"all {others} other levels" if len(beaten) == others else f"{len(beaten)} of the other {others} levels"
+    return f"{whom}, from {leads[0]} to {last}"
+
+
+def _basis(own: Sequence[Comparison]) -> str:
+    """What the tests count."""
+    tests = {comparison.test for comparison in own if comparison.test != NO_TEST}
+    units = sorted({comparison.units for comparison in own if comparison.test != NO_TEST})
+    span = f"{units[0]}" if len(units) == 1 else f"{units[0]} to {units[-1]}"
+    if tests == {OVER_SEEDS}:
+        return f"paired over {span} seeds"
+    if OVER_SEEDS in tests:
+        return f"paired over {span} seeds or combinations"
+    return f"paired over {span} combinations, which says nothing about chance"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _about_ending(cost: Cost, repeated: int) -> list[str]:
+    lines = []
+    if cost.ended < cost.asked:
+        lines.append(f"Unfinished: {cost.ended} of {cost.asked} trials have ended.")
+    ends = ((cost.pruned, "pruned"), (cost.failed, "failed"), (cost.lost, "ended without a number"))
+    without = [f"{count} {what}" for count, what in ends if count]
+    if without and cost.complete:
+        lines.append(f"Without a value: {_listed(without)}, of {cost.ended} trials. Comparisons leave out these and their partners.")
+    if cost.pruned and cost.complete:
+        lines.append("What was pruned was worse than the rest, so levels that lost more trials this way look better than they are.")
+    if repeated:
+        lines.append(f"{repeated} trials repeat a configuration with a seed that it already had; they are left out.")
+    return lines
+
+
+def _about_seeds(results: Results, tested: Sequence[Comparison]) -> list[str]:
+    combinations = [comparison for comparison in tested if comparison.test != OVER_SEEDS]
+    if not combinations:
+        return []
+    return [
+        f"With {seeds(results.seeds)} nothing here speaks about chance: “beats” means better in most combinations of everything else, "
+        "and another seed may turn close ones round."
+    ]
+
+
+def _about_optimizers(results: Results, found: Sequence[Factor]) -> list[str]:
+    optimizer = next((factor for factor in found if factor.key == "optimizer"), None)
+    if optimizer is None or len(optimizer.levels) < 2 or results.balance == "optimizer":
+        return []
+    if any(key.endswith("learning_rate") for key in (*results.ranges, *results.factors)):
+        return [
+            "An optimizer's mean here is over learning rates that suit it and others that do not; "
+            "search=optimizer_tuning compares each at its own best."
+        ]
+    return [
+        "Optimizers are compared at the one default learning rate of each, which is unfair: the rate often matters more than the "
+        "optimizer. search=optimizer_tuning tunes each for itself."
+    ]
+
+
+def _about_conditions(found: Sequence[Factor]) -> list[str]:
+    lines = []
+    several = [factor for factor in found if sum(level.mean is not None for level in factor.levels) > 1]
+    apart = [factor.key for factor in several if factor.basis == "own conditions"]
+    if apart:
+        lines.append(
+            f"{_listed(apart)}: levels share no conditions (same seed, everything else the same), so their means differ by the company "
+            "they keep, too."
+        )
+    partial = []
+    for factor in several:
+        most = max((level.combinations for level in factor.levels if level.matched), default=0)
+        if factor.basis == "same conditions" and most < factor.combinations:
+            partial.append(f"{most} of {factor.combinations} combinations ({factor.key})")
+    if partial:
+        lines.append(f"Means are over {_listed(partial)}: those that all levels finished.")
+    return lines
+
+
+def _about_levels(factor: Factor) -> list[str]:
+    lines = []
+    levels = [level for level in factor.levels if level.mean is not None]
+    if factor.basis == "best of tuned" and levels:
+        tried = sorted({level.configurations for level in levels})
+        many = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
+        lines.append(
+            f"{factor.key}: each level stands with the best of the {many} configurations tuned for it. The best of many tuned values is "
+            "optimistic, since luck selected it, too; search.confirm=5 runs the best again with fresh seeds."
+        )
+    aside = [in_words(level.name) for level in levels if not level.matched]
+    if factor.basis != "own conditions" and aside and len(aside) < len(levels):
+        lines.append(f"{factor.key}: {_listed(aside)} finished too little of what the others did and stands with its own trials.")
+    missing = [in_words(level.name) for level in factor.levels if level.mean is None]
+    if missing and levels:
+        lines.append(f"{factor.key}: no value for {_listed(missing)}.")
+    return lines
+
+
+def _about_choosing(results: Results, ranking: Ranking) -> list[str]:
+    lines: list[str] = []
+    if ranking.chosen is None:
+        return lines
+    if not ranking.chosen.complete:
+        lines.append("No configuration has all its seeds yet; incomplete ones compete.")
+    elif ranking.incomplete:
+        lines.append(f"{ranking.incomplete} configurations lack a seed and do not compete.")
+    if ranking.chosen.phase == "search" and ranking.competing > 1:
+        lines.append(f"The best of {ranking.competing} values is partly luck: expect a little less of it with another seed.")
+    if ranking.tied > 1:
+        lines.append(f"{ranking.tied} configurations share the best mean; the one that was run first was chosen.")
+    if ranking.infeasible:
+        lines.append(f"{ranking.infeasible} configurations break a constraint and were not chosen from.")
+    if len(results.objectives) > 1:
+        lines.append(
+            f"Of {len(results.objectives)} objectives the first, {results.objectives[0].metric}, decides; see the Pareto front for all."
+        )
+    return lines
+
+
+def _about_many(tested: int) -> str:
+    return (
+        f"Verdicts allow for all {tested} comparisons together (Holm): at most one report in twenty has a “beats” where there is no "
+        "difference. Intervals are of 95 % for one comparison alone."
+    )
