@@ -27,6 +27,7 @@ from flows.config.names import SEARCH, names
 from flows.config.parameters import NONE, flat
 from flows.lab import health
 from flows.lab.settings import Settings
+from flows.lab.timetable import LATEST, CatchUp
 from flows.search.session import SweepSession, ended
 
 SECONDS_BETWEEN_UPDATES = 2.0
@@ -89,7 +90,7 @@ def sweep(
     workers: Annotated[int, Ge(0), Le(1000)] = 0,
     backend: Literal["as the search says", "processes", "pool"] = "as the search says",
     resume: str = "",
-    catch_up: Literal["skip", "latest", "all"] = "latest",  # noqa: ARG001 — read by the lab when it starts (flows/lab)
+    catch_up: CatchUp = LATEST,  # noqa: ARG001 — read by the lab when it starts (flows/lab)
 ) -> Any:
     """Search initializers, optimizers, activations or any other setting of an experiment, and report what is really better.
 

@@ -71,11 +71,11 @@ def evaluate(
 
 def predict(
     run: Run,
-    files: Annotated[list[str], typer.Argument(help="What to predict: picture files.", show_default=False)],
+    given: Annotated[list[str], typer.Argument(help="What to answer: picture files; or texts, or text files.", show_default=False)],
     *,
     json: Json = False,
 ) -> None:
-    """Let a finished run's model answer for files of your own."""
+    """Let a finished run's model answer: name a picture, judge, translate or continue a text."""
     from flows import runs
     from flows.lab.settings import Settings
     from flows.prediction import predict_each
@@ -84,21 +84,41 @@ def predict(
     folder = runs.find(run, Settings.load())
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
-    for given, answer in predict_each(folder, files):
-        answers.append({"file": given, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
-        rows.append([given, *(_in_words(answer))])
-    output.table(["file", "answer", "also possible"], rows)
+    for one, answer in predict_each(folder, given):
+        answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
+        rows.append([_one_line(one), *_in_words(answer)])
+    output.table(["given", "answer", "besides"], rows)
     if all("error" in answer for answer in answers):
-        output.fail("none of the files could be used", run=folder.name, predictions=answers)
+        output.fail("nothing that was given could be used", run=folder.name, predictions=answers)
     output.finish(run=folder.name, predictions=answers)
 
 
+SHOWN_CHARACTERS = 60
+"""Of a longer text that was given, the table shows the beginning."""
+
+
+def _one_line(given: str) -> str:
+    line = " ".join(given.split())
+    return line if len(line) <= SHOWN_CHARACTERS or "/" in line else f"{line[: SHOWN_CHARACTERS - 1]}…"
+
+
 def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
+    """The answer, and what else there is to say about it."""
     if isinstance(answer, DataError):
         return [f"error: {str(answer).partition(': ')[2] or answer}", ""]
     assert isinstance(answer, dict)
-    first, *others = answer["answers"]
-    return [f"{first['label']}  {first['probability']:.1%}", ", ".join(f"{other['label']} {other['probability']:.1%}" for other in others)]
+    besides = []
+    if "answers" in answer:
+        first, *others = answer["answers"]
+        said = f"{first['label']}  {first['probability']:.1%}"
+        besides += [f"{other['label']} {other['probability']:.1%}" for other in others]
+    else:
+        said = answer["text"] if "text" in answer else ", ".join(f"{value:g}" for value in answer["values"])
+    if "unknown" in answer:
+        besides.append(f"{answer['unknown']:,} unknown to the vocabulary")
+    if "cut" in answer:
+        besides.append(f"cut after {answer['cut']:,} tokens")
+    return [said, ", ".join(besides)]
 
 
 def register(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 EXAMPLE = "example.npz"
-REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors", "hydra-core", "pydantic", "annotated-types", "mlflow")
+REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors", "hydra-core", "pydantic", "annotated-types", "tokenizers", "mlflow")
 """What loading a model needs; pinned to what is installed."""
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def log(
     """
     from mlflow.entities import LoggedModelOutput
 
-    inputs, outputs = example(folder)
+    inputs, outputs, kind = example(folder)
     for earlier in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         if earlier.status == "READY" and all(earlier.tags.get(key) == value for key, value in tags.items()):
             return str(earlier.model_id)
@@ -75,7 +75,7 @@ def log(
     try:
         with tempfile.TemporaryDirectory(prefix="lab-model-") as temporary:
             path = Path(temporary) / "model"
-            _save(path, folder, made, inputs, outputs)
+            _save(path, folder, made, inputs, outputs, kind)
             client.log_model_artifacts(made.model_id, str(path))
         client.log_outputs(run_id, models=[LoggedModelOutput(made.model_id, step)])
         _show_metrics(client, run_id, made.model_id)
@@ -86,10 +86,11 @@ def log(
     return str(made.model_id)
 
 
-def example(folder: Path) -> tuple[Any, tuple[int, ...]]:
-    """An input batch of two, float32, and the shape of one example's output.
+def example(folder: Path) -> tuple[Any, tuple[int, ...], str]:
+    """An input batch of two, the shape of one example's output (−1: any number), and the output's type.
 
-    Real examples where the trainer left them (example.npz with `inputs` and `outputs`), otherwise zeros of the data's input shape.
+    Real examples where the trainer left them (example.npz with `inputs` and `outputs`), otherwise zeros of the data's input shape; for text
+    two unknown tokens (see `ServedTokens`), a translation's output being tokens again.
 
     Raises:
         RunError: the folder says nothing about its data.
@@ -98,10 +99,13 @@ def example(folder: Path) -> tuple[Any, tuple[int, ...]]:
 
     if (folder / EXAMPLE).exists():
         with np.load(folder / EXAMPLE, allow_pickle=False) as kept:
-            return kept["inputs"][:2], kept["outputs"].shape[1:]
+            return kept["inputs"][:2], kept["outputs"].shape[1:], "float32"
     try:
         facts = json.loads((folder / "data.json").read_text())["facts"]
-        return np.zeros((2, *facts["input_shape"]), dtype=np.float32), (facts["classes"],)
+        if "vocabulary_size" in facts:
+            outputs = {"sequence": (facts.get("classes"),), "text": (-1,)}.get(facts["predicts"], (-1, facts.get("classes")))
+            return np.ones((2, 2), dtype=np.int64), outputs, "int64" if facts["predicts"] == "text" else "float32"
+        return np.zeros((2, *facts["input_shape"]), dtype=np.float32), (facts["classes"],), "float32"
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"the model in {folder} cannot be logged: data.json with input_shape and classes is needed ({error})") from error
 
@@ -132,15 +136,15 @@ def _show_metrics(client: MlflowClient, run_id: str, model_id: str) -> None:
         client.log_batch(run_id, metrics=finals)
 
 
-def _save(path: Path, folder: Path, made: Any, inputs: Any, outputs: tuple[int, ...]) -> None:
+def _save(path: Path, folder: Path, made: Any, inputs: Any, outputs: tuple[int, ...], kind: str) -> None:  # noqa: PLR0917 — one caller
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(inputs.dtype, (-1, *inputs.shape[1:]))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
+        inputs=Schema([TensorSpec(inputs.dtype, (-1, -1) if inputs.dtype == np.int64 else (-1, *inputs.shape[1:]))]),
+        outputs=Schema([TensorSpec(np.dtype(kind), (-1, *outputs))]),
     )
     mlflow.pyfunc.save_model(
         str(path),

@@ -43,9 +43,42 @@ class Served:
             return torch.cat([self._model(part) for part in parts]).float().cpu().numpy()
 
 
-def _load_pyfunc(data_path: str) -> Served:
+class ServedTokens:
+    """A trained model that takes token numbers, in the vocabulary of its data (`vocabulary` among the facts in data.json), 0 as padding.
+
+    Args:
+        answer: (B, T) tokens, (B,) lengths → array-like answers: logits, or the tokens of a translation.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002 — pyfunc's signature
+        """The model's answers.
+
+        Args:
+            model_input: (B, T) int64 array, padded with 0 behind each text's end.
+            params: not used.
+        """
+        import numpy as np
+        import torch
+
+        tokens = torch.from_numpy(np.ascontiguousarray(np.asarray(model_input, dtype=np.int64)))
+        lengths = (tokens != 0).sum(1).clamp(min=1)
+        with torch.inference_mode():
+            answers: NDArray[Any] = self._answer(tokens, lengths).cpu().numpy()
+        return answers
+
+
+def _load_pyfunc(data_path: str) -> Served | ServedTokens:
     """MLflow's entry point; `data_path` is the model folder (model.safetensors, config.json, data.json)."""
     from flows.parts import load_model
 
     loaded = load_model(Path(data_path))
-    return Served(loaded.model.eval(), tuple(loaded.data["facts"]["input_shape"]))
+    model, facts = loaded.model.eval(), loaded.data["facts"]
+    if "target_vocabulary" in facts:
+        objective: Any = loaded.objective
+        return ServedTokens(lambda tokens, lengths: objective.write(model, {"inputs": tokens, "lengths": lengths}))
+    if "vocabulary_size" in facts:
+        return ServedTokens(lambda tokens, lengths: model(tokens, lengths).float())
+    return Served(model, tuple(facts["input_shape"]))

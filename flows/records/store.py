@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -195,14 +195,20 @@ class Store:
             "optuna_study": optuna_study,
             "optuna_trial": optuna_trial,
         }
+        self.link_all([{"run": run, **given}])
+
+    def link_all(self, links: Iterable[Mapping[str, Any]], **common: Any) -> None:
+        """`link` for many runs at once: each mapping has `run` and what is known of it; `common` holds for all."""
         with self.writing() as session:
-            found = session.get(Link, run)
-            if found is None:
-                found = Link(run=run, created=datetime.now(UTC))
-                session.add(found)
-            for column, value in given.items():
-                if value is not None:
-                    setattr(found, column, value)
+            for link in links:
+                given = {**common, **link}
+                found = session.get(Link, given["run"])
+                if found is None:
+                    found = Link(run=given["run"], created=datetime.now(UTC))
+                    session.add(found)
+                for column, value in given.items():
+                    if value is not None:
+                        setattr(found, column, value)
 
     def links(self, run: str) -> Links | None:
         """What a run is called elsewhere, by the lab's, MLflow's or Prefect's name for it; None where nothing is known."""

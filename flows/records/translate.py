@@ -123,8 +123,13 @@ def dataset(facts: Mapping[str, Any]) -> dict[str, str]:
         "digest": facts["fingerprint"][:DIGEST_LENGTH],
         "source_type": "code",
         "source": json.dumps({"tags": {**about, "fingerprint": facts["fingerprint"]}}, ensure_ascii=False),
-        "profile": json.dumps({"counts": card.get("counts"), "facts": card.get("facts")}, ensure_ascii=False),
+        "profile": json.dumps({"counts": card.get("counts"), "facts": _without_vocabularies(card.get("facts"))}, ensure_ascii=False),
     }
+
+
+def _without_vocabularies(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Facts that fit into a profile: a vocabulary has hundreds of kilobytes, and is in the data card and in the model's data.json."""
+    return None if facts is None else {key: value for key, value in facts.items() if key not in ("vocabulary", "target_vocabulary")}
 
 
 def documents(event: str, facts: Mapping[str, Any]) -> dict[str, str]:

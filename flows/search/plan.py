@@ -109,9 +109,12 @@ def read(overrides: Sequence[str], *, conf: Path = CONF) -> tuple[Plan, Source]:
     Raises:
         ConfigError: one line with the place in the YAML, or the override, that is wrong.
     """
-    parsed = dict(parse(text) for text in overrides)
-    if len(parsed) < len(overrides):
-        raise ConfigError("search: a key is given twice")
+    parsed: dict[str, Any] = {}
+    for text in overrides:
+        key, value = parse(text)
+        if key in parsed:
+            raise ConfigError(f"{quote(key)}: given twice ({shown(parsed[key])} and {shown(value)})")
+        parsed[key] = value
     name = parsed.pop(SEARCH, None)
     known = names(SEARCH, conf=conf)
     if name is None:

@@ -33,7 +33,7 @@ from flows.lab.settings import Settings
 from flows.parts import prepare_data
 from flows.records import journal
 from flows.records.carrier import Carrier
-from flows.records.courier import Courier, Receipt
+from flows.records.courier import Courier, Receipt, words
 from flows.records.journal import Journal
 from flows.records.reproducible import environment
 from flows.records.tracking import tracking_uri
@@ -182,7 +182,7 @@ class SweepSession:
         if self.stop_asked:
             self.crew.stop()
 
-    def reach(self, ended: int | None = None) -> dict[str, int]:
+    def reach(self, wanted: int | None = None) -> dict[str, int]:
         """Wait until so many trials have ended, or all; returns the counts (`complete`, `pruned`, `failed`, `running`, `waiting`).
 
         Raises:
@@ -203,7 +203,7 @@ class SweepSession:
             if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
                 looked = time.monotonic()
                 counts = self._count()
-                if ended is not None and ended(counts) >= ended:
+                if wanted is not None and ended(counts) >= wanted:
                     return counts
             self.crew.listen(0.2)
 
@@ -253,8 +253,12 @@ class SweepSession:
         assert self.journal is not None
         assert self.sweep is not None
         with self._stage("report"):
-            written = conclude(self.sweep, self.folder, self.settings, self.journal, tell=self.watch)
-        self._finish("FINISHED", None, timeout=300.0)
+            if self.carrier is not None:
+                self.carrier.finish(timeout=300.0)  # evaluations go to the trials' runs, which have to be there
+            written = conclude(self.sweep, self.settings, self.journal, tell=self.watch)
+        self._finish("FINISHED", None, timeout=120.0)
+        if written["best_run"]:
+            self._register(written["best_run"])
         return {
             "sweep": self.name,
             **written,
@@ -263,6 +267,16 @@ class SweepSession:
             "url": self.receipt.url if self.receipt else None,
             "trouble": (self.receipt.trouble if self.receipt else None) or (self.carrier.trouble if self.carrier else None),
         }
+
+    def _register(self, run: str) -> None:
+        """The best run's model competes for champion; what goes wrong there is no reason to fail a sweep that is done."""
+        from flows.search.reporting import register_best
+
+        assert self.sweep is not None
+        try:
+            register_best(self.sweep, self.settings, run)
+        except Exception as error:  # whatever MLflow, a database or a network raises
+            self.watch({"kind": "warning", "message": f"the model of {run} could not be registered: {words(error)}"})
 
     def leave(self) -> dict[str, Any]:
         """The end of a process that only joined: its trials delivered; returns the summary."""

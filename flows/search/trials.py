@@ -18,6 +18,7 @@ from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.parts import Tell
 from flows.records import journal
+from flows.search import sampling
 from flows.search.space import overrides
 from flows.search.study import Sweep, Taken
 
@@ -68,6 +69,7 @@ def _run(sweep: Sweep, taken: Taken, folder: Path, *, tell: Tell, stopping: Call
         config = validate(compose([*sweep.overrides, *overrides(taken.chosen), f"seed={taken.seed}"]))
         experiment.create(config, sweep.settings, taken.run, inside=folder.parent)
     metric = sweep.objectives[0].metric
+    sweep.study.pruner = sampling.pruner(sweep.plan, config["trainer"]["epochs"])
     pruning = sweep.plan.pruner not in ("none", "wilcoxon")
     for epoch, (_, value) in enumerate(_curve(folder, metric) if pruning else (), start=1):
         taken.trial.report(value, epoch)  # what an earlier attempt saw

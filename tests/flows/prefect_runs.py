@@ -66,10 +66,15 @@ def logs(settings: Settings, identity: str) -> str:
 
 def trainers(settings: Settings) -> list[psutil.Process]:
     """The trainer processes of this lab."""
+    return running(settings, "flows.trainer")
+
+
+def running(settings: Settings, module: str) -> list[psutil.Process]:
+    """The processes of this lab that run `python -m module`."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         try:
-            if "flows.trainer" in (process.info["cmdline"] or []) and process.environ().get("LAB_HOME") == str(settings.home):
+            if module in (process.info["cmdline"] or []) and process.environ().get("LAB_HOME") == str(settings.home):
                 found.append(process)
         except psutil.Error:
             continue

@@ -50,7 +50,7 @@ def test_the_search_is_told_from_the_experiment() -> None:
     [
         ([], "search: missing; choose one with search=… (mine)"),
         (["search=mein"], "search: 'mein' is not one of mine (did you mean 'mine'?)"),
-        (["search=mine", "search=mine"], "search: a key is given twice"),
+        (["search=mine", "search=mine"], "search: given twice ('mine' and 'mine')"),
         (["search=mine", "search.trial=3"], "search.trial: no such key (allowed: space, sampler, "),
         (["search=mine", "search.trials=-1"], "search.trials: -1 is out of range (allowed: a whole number ≥ 0 and ≤ 100000)"),
         (["search=mine", "search.sampler=tree"], "search.sampler: 'tree' is not one of grid, random, tpe, gp, cmaes, qmc, nsga2"),
