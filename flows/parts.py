@@ -69,10 +69,10 @@ def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
 def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:
     """The model, initialised from the experiment's seed alone, and its objective."""
     activation = build(config["activation"])
-    model: nn.Module = build(config["model"], activation=activation, **facts)
+    model: nn.Module = build(config["model"], "model", activation=activation, **facts)
     generator = torch.Generator().manual_seed(config["seed"])
     build(config["initializer"]).initialize(model, activation=activation(), generator=generator)
-    return model, build(config["objective"], **facts)
+    return model, build(config["objective"], "objective", **facts)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ class ParallelText(TokenSettings):
         return {
             "counts": counts,
             "facts": {
+                "classes": len(target),
                 "vocabulary_size": len(source),
                 "vocabulary": source.dump(),
                 "target_vocabulary_size": len(target),

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.data.text_stream import IGNORED
-from components.data.tokens import Vocabulary
-from components.decoding import sample
+from components.data.tokens import SPECIALS, Vocabulary
+from components.decoding import State, sample
 from components.errors import DataError
 from components.objectives.sequence_classification import unknown_tokens
 from components.protocols import Batch, Model, Outcomes, Split
@@ -91,9 +91,9 @@ class LanguageModelling:
         with torch.no_grad():
             outputs, state = model.recurrent(model.vectors(batch["inputs"]), batch["lengths"])  # type: ignore[operator]
             drawn = sample(
-                model.step,  # type: ignore[arg-type]
+                lambda tokens, now: _words_only(*model.step(tokens, now)),  # type: ignore[operator]
                 state,
-                model.head(outputs[0, -1]),  # type: ignore[operator]
+                _words_only(model.head(outputs[0, -1]), state)[0],  # type: ignore[operator]
                 count=self.continuation,
                 temperature=self.temperature,
                 top_k=self.top_k,
@@ -119,6 +119,13 @@ class LanguageModelling:
             written = Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist())
             figures["gates"] = gate_traces(written, {name: gate[0].cpu() for name, gate in gates.items()})
         return figures
+
+
+def _words_only(logits: Tensor, state: State) -> tuple[Tensor, State]:
+    """The marks of a vocabulary are no part of a text, so none is ever written."""
+    logits = logits.clone()
+    logits[..., : len(SPECIALS)] = float("-inf")
+    return logits, state
 
 
 def perplexity(nll: float) -> float:

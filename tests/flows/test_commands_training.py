@@ -101,23 +101,23 @@ def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settin
     assert done.code == 0
     found = done.json
     assert found["run"] == trained.json["run"]
-    assert [answer["file"] for answer in found["predictions"]] == [str(pictures / name) for name in names]
+    assert [answer["given"] for answer in found["predictions"]] == [str(pictures / name) for name in names]
     for answer in found["predictions"][:3]:
         probabilities = [each["probability"] for each in answer["answers"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert 0 < sum(probabilities) <= 1 + 1e-12
         assert {each["label"] for each in answer["answers"]} <= set("0123456789")
     for name, answer in zip(names[3:], found["predictions"][3:], strict=True):
-        assert set(answer) == {"file", "error"}, name
+        assert set(answer) == {"given", "error"}, name
         assert "\n" not in answer["error"]
     assert str(pictures / "one.png") in lab(module_settings, "predict", "last", str(pictures / "one.png")).out
 
 
 def test_predict_fails_when_no_file_can_be_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
     done = lab(module_settings, "predict", trained.json["run"], str(pictures / "missing.png"), "--json")
-    assert (done.code, done.json["error"], done.json["exit_code"]) == (1, "none of the files could be used", 1)
-    assert [answer["file"] for answer in done.json["predictions"]] == [str(pictures / "missing.png")]
-    assert done.err.splitlines()[-1] == "lab: none of the files could be used"
+    assert (done.code, done.json["error"], done.json["exit_code"]) == (1, "nothing that was given could be used", 1)
+    assert [answer["given"] for answer in done.json["predictions"]] == [str(pictures / "missing.png")]
+    assert done.err.splitlines()[-1] == "lab: nothing that was given could be used"
 
 
 def test_prepare_finds_what_is_there(module_settings: Settings) -> None:

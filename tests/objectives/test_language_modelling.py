@@ -69,13 +69,11 @@ def prompt(ids: list[int]) -> dict:
 
 def test_a_greedy_continuation_is_what_the_whole_model_says():
     objective = LanguageModelling(vocabulary=VOCABULARY.dump(), continuation=6, temperature=0.0)
-    net = model()
+    net, ids = model(), [4, 5]
     with torch.no_grad():
-        net.head.bias[:4] = -100  # letters only
-    ids = [4, 5]
-    with torch.no_grad():
+        net.head.bias[3] = 100  # the end mark, which is no part of a text
         for _ in range(6):
-            ids.append(int(net(torch.tensor([ids]))[0, -1].argmax()))
+            ids.append(4 + int(net(torch.tensor([ids]))[0, -1, 4:].argmax()))
     assert objective.answer(net, prompt([4, 5]))["text"] == VOCABULARY.decode(ids[2:])
 
 

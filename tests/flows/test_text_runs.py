@@ -1,0 +1,142 @@
+"""Text from data to answer: `lab predict` on texts of every kind, exact resume, pictures that need the model, a logged model of tokens."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab_command import lab
+from trainings import curves, here, result
+
+from components.data.tokens import Vocabulary
+from components.errors import Interrupted
+from flows import parts
+from flows.lab.settings import Settings
+from flows.records import logged_model, serving, translate
+from flows.records.journal import read
+
+SHARED = ["activation=tanh", "initializer=normalized_xavier", "initializer.embedding_std=0.1", "trainer.threads=1", "trainer.log_every=1"]
+CLASSIFIER = ["model=bilstm", "model.hidden=8", "model.embedding=8", "model.dropout=0.2", "objective=sequence_classification", *SHARED]
+DATES = [
+    "data=localized_dates", "data.source=ko", "data.examples=200", "data.validation=20", "data.test=20", "model=seq2seq", "model.hidden=16",
+    "model.embedding=8", "model.teacher_forcing=0.7", "objective=translation", "objective.limit=12", *SHARED,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A lab with a classifier, a language model and a translator, all hardly trained."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [f"a {'good' if row % 2 else 'bad'} film number {row},{'yes' if row % 2 else 'no'}" for row in range(80)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (folder / "text.txt").write_text("to be or not to be, that is the question\n" * 40)
+    labelled = ["data=text_csv", f"data.path={folder / 'texts.csv'}"]
+    here(
+        module_settings,
+        [*labelled, *CLASSIFIER, "trainer.epochs=15", "trainer.batch_size=16", "optimizer.learning_rate=0.02"],
+        "classifier",
+    )
+    running = ["data=text_file", f"data.path={folder / 'text.txt'}", "data.block=20", "model=gru", "model.hidden=16", "model.embedding=8"]
+    here(module_settings, [*running, "objective=language_modelling", *SHARED, "trainer.epochs=1", "trainer.batch_size=16"], "writer")
+    here(module_settings, [*DATES, "trainer.epochs=1"], "translator")
+    return module_settings
+
+
+def test_a_text_gets_a_label(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a bad film", encoding="utf-8")
+    found = lab(settings, "predict", "classifier", "a good film", str(tmp_path / "mine.txt"), "--json").json["predictions"]
+    assert [(answer["given"], answer["answers"][0]["label"]) for answer in found] == [
+        ("a good film", "yes"),
+        (str(tmp_path / "mine.txt"), "no"),
+    ]
+    shown = lab(settings, "predict", "classifier", "a good strange film").out
+    assert "yes" in shown
+    assert "1 unknown to the vocabulary" in shown
+
+
+def test_a_text_is_gone_on_with(settings: Settings) -> None:
+    found = lab(settings, "predict", "writer", "to be ☃", "--json").json["predictions"][0]
+    assert len(found["text"]) == 200
+    assert found["unknown"] == 1
+    assert lab(settings, "predict", "writer", "to be ☃", "--json").json["predictions"][0] == found
+
+
+def test_a_text_is_translated(settings: Settings) -> None:
+    found = lab(settings, "predict", "translator", "2026년 11월 22일 일요일", "--json").json["predictions"][0]
+    assert set(found["text"]) <= set("0123456789-")
+
+
+@pytest.mark.parametrize("run", ["classifier", "writer", "translator"])
+def test_odd_texts_get_an_answer_or_one_line(settings: Settings, run: str) -> None:
+    texts = ["", "  \n", "x" * 100_000, "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt"]
+    done = lab(settings, "predict", run, *texts, "--json")
+    assert done.code == 0
+    for text, answer in zip(texts, done.json["predictions"], strict=True):
+        assert ("error" in answer) == (not text.strip())
+        assert answer.get("error") in (None, "there is no text: it is empty")
+    nothing = lab(settings, "predict", run, "")
+    assert nothing.code == 1
+    assert nothing.err.splitlines()[-1] == "lab: nothing that was given could be used"
+
+
+@pytest.mark.parametrize("overrides", [DATES], ids=["dates"])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(settings: Settings, overrides: list[str]) -> None:
+    asked = [*overrides, "trainer.epochs=3", "trainer.checkpoint_seconds=1000", "seed=3"]
+    undisturbed = here(settings, asked, "undisturbed")
+    count = iter(range(100))
+    with pytest.raises(Interrupted):
+        here(settings, asked, "stopped", stopping=lambda: next(count) == 3)
+    from flows import experiment
+
+    experiment.run(experiment.read_config(settings.runs / "stopped"), settings.runs / "stopped", settings, draw=False)
+    assert result(settings.runs / "stopped")["weights_sha256"] == result(undisturbed)["weights_sha256"]
+    assert curves(settings.runs / "stopped") == curves(undisturbed)
+
+
+def test_what_does_not_go_together_is_one_line(settings: Settings) -> None:
+    done = lab(settings, "train", *(text for text in DATES if text != "activation=tanh"), "activation=relu")
+    assert done.code == 2
+    assert "lab: model: the fused kernel of gru has tanh built in, not ReLU: choose activation=tanh or kernel=explicit" in done.err
+    done = lab(settings, "train", "data=localized_dates", "model=lstm", "objective=language_modelling", "activation=tanh")
+    assert "these data ask for 'text', which takes another model, such as seq2seq" in done.err
+
+
+def test_pictures_that_need_the_model(settings: Settings) -> None:
+    from flows import experiment
+
+    for run, names in (
+        ("classifier", {"words", "gates"}),
+        ("translator", {"alignment-1", "bleu_by_length"}),
+        ("writer", {"memory", "gates"}),
+    ):
+        folder = settings.runs / run
+        experiment.run(experiment.read_config(folder), folder, settings)
+        assert names <= {path.stem for path in (folder / "figures" / "test").glob("*.png")}
+
+
+@pytest.mark.parametrize(
+    ("run", "shape", "kind"), [("classifier", (2,), "float32"), ("writer", (-1, 28), "float32"), ("translator", (-1,), "int64")]
+)
+def test_a_logged_model_takes_tokens(settings: Settings, run: str, shape: tuple[int, ...], kind: str) -> None:
+    folder = settings.runs / run / "model"
+    example, outputs, given = logged_model.example(folder)
+    vocabulary = Vocabulary.load(json.loads((folder / "data.json").read_text())["facts"]["vocabulary"])
+    expected = (-1, len(vocabulary)) if run == "writer" else shape
+    assert (example.dtype, outputs, given) == (np.int64, expected, kind)
+    served = serving._load_pyfunc(str(folder))
+    answers = served.predict(example)
+    assert (answers.dtype, len(answers)) == (np.dtype(kind), 2)
+    if run == "classifier":
+        ids = vocabulary.encode("a good film")
+        logits = served.predict(np.array([[*ids, 0, 0]]))
+        loaded = parts.load_model(folder)
+        probability = np.exp(logits[0]) / np.exp(logits[0]).sum()
+        said = loaded.objective.answer(loaded.model, parts.build(loaded.config["data"]).read("a good film", loaded.data["facts"]))
+        assert said["answers"][0]["probability"] == pytest.approx(probability.max(), abs=1e-6)
+
+
+def test_a_vocabulary_is_in_the_card_and_not_in_mlflows_profile(settings: Settings) -> None:
+    data = next(line["facts"] for line in read(settings.runs / "translator") if line.get("event") == "data")
+    assert data["card"]["facts"]["vocabulary"]
+    assert "target_vocabulary_size" in translate.dataset(data)["profile"]
+    assert len(translate.dataset(data)["profile"]) < 2000
