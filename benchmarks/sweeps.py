@@ -81,7 +81,8 @@ def large_study(settings: Settings, trials: int) -> dict[str, float]:
     rate = Range(1e-4, 1.0, log=True)
     space = Space((*(Parameter(key, levels=each) for key, each in levels.items()), Parameter("optimizer.learning_rate", range=rate)))
     plan = Plan(name="large", space={"x": 1}, trials=trials + 1)
-    sweep = Sweep.create(settings, "large", ["experiment=mlp_digits"], plan, space, [Objective("validation/accuracy", "max")], 0)
+    objectives = [Objective("validation/accuracy", "max")]
+    sweep = Sweep.create(settings, "large", overrides=["experiment=mlp_digits"], plan=plan, space=space, objectives=objectives, seed=0)
     draw = random.Random(0)
     distributions: dict[str, Any] = {
         **{key: optuna.distributions.CategoricalDistribution(each) for key, each in levels.items()},

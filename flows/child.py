@@ -140,6 +140,7 @@ class Voice:
         warnings.showwarning = lambda message, *_, **__: self({"kind": "warning", "message": str(message)})
 
     def __call__(self, line: dict[str, Any]) -> None:
+        """Say one line; of the lines about progress at most ten a second are said."""
         if line["kind"] == "progress" and line["step"] not in (0, line["total"]):
             now = time.monotonic()
             if now - self.last_progress < 0.1:

@@ -219,9 +219,7 @@ def _fit(  # noqa: PLR0917 — one caller, which has all of them
     return _Trained(fitted, model, objective, device, trainer.precision, _steps_per_epoch(prepared, trainer))
 
 
-def _evaluate_splits(
-    folder: Path, prepared: Prepared, training: _Trained, journal: Journal, splits: Sequence[str]
-) -> dict[str, float]:
+def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journal: Journal, splits: Sequence[str]) -> dict[str, float]:
     """Metrics of the best weights on the splits, with every example's outcome kept. The test split decides nothing."""
     training.model.load_state_dict(training.fitted.weights)
     metrics: dict[str, float] = {}

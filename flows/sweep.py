@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from prefect import flow, get_run_logger, runtime, task
@@ -35,7 +35,12 @@ BATCHES = 20
 """A sweep has about so many tasks for its trials."""
 SMALLEST_BATCH = 10
 
-SearchName = Literal[tuple(names(SEARCH))] if names(SEARCH) else str  # type: ignore[valid-type]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    SearchName: TypeAlias = str
+else:
+    SearchName = Literal[tuple(names(SEARCH))]
 FIRST = names(SEARCH)[0]
 KEEP = "as the search says"
 
@@ -64,7 +69,7 @@ def prepare_data(session: SweepSession, sweep: str) -> str:
 
 
 @task(name="trials", task_run_name="trials {first}–{last}", **_options)
-def trials(session: SweepSession, sweep: str, first: int, last: int) -> str:
+def trials(session: SweepSession, sweep: str, first: int, last: int) -> str:  # noqa: ARG001 — in the task run's name
     """Wait until `last` trials have ended."""
     counts = session.reach(last)
     get_run_logger().info("%d complete, %d pruned, %d failed", counts["complete"], counts["pruned"], counts["failed"])
@@ -85,7 +90,7 @@ def sweep(
     overrides: list[str],
     *,
     search: SearchName = FIRST,
-    trials: Annotated[int, Ge(0), Le(100_000)] = 0,  # noqa: F811 — the form's field
+    trials: Annotated[int, Ge(0), Le(100_000)] = 0,
     seeds: Annotated[int, Ge(0), Le(1000)] = 0,
     workers: Annotated[int, Ge(0), Le(1000)] = 0,
     backend: Literal["as the search says", "processes", "pool"] = "as the search says",
@@ -204,7 +209,7 @@ sweep_flow = flow(name="sweep", flow_run_name=_name, persist_result=False)(flat(
 
 
 @flow(name="sweep-worker", flow_run_name="{sweep}", persist_result=False)
-def sweep_worker_flow(sweep: str) -> Any:  # noqa: F811 — the form's field
+def sweep_worker_flow(sweep: str) -> Any:
     """Run trials of a sweep that another flow run looks after, until none is left.
 
     Args:

@@ -121,7 +121,9 @@ def crash_flow_runs(settings: Settings, ids: Sequence[str], before: datetime) ->
     return [_settle(settings, each) for each in _claiming(settings, {}, before, {"id": {"any_": list(ids)}})] if ids else []
 
 
-def _claiming(settings: Settings, query: Mapping[str, Any], before: datetime, about: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def _claiming(
+    settings: Settings, query: Mapping[str, Any], before: datetime, about: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The flow runs that claim since `before` to run or to be about to."""
     claim = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}, **(about or {})}
     found: list[dict[str, Any]] = call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": claim, **query})
@@ -132,6 +134,10 @@ def _settle(settings: Settings, lost: Mapping[str, Any]) -> str:
     kind, name = {"PENDING": ("SCHEDULED", "Scheduled"), "CANCELLING": ("CANCELLED", "Cancelled")}.get(
         lost["state"]["type"], ("CRASHED", "Crashed")
     )
-    state = {"type": kind, "name": name, "message": f"The lab was cut off {'before this started' if kind == 'SCHEDULED' else 'while this ran'}."}
+    state = {
+        "type": kind,
+        "name": name,
+        "message": f"The lab was cut off {'before this started' if kind == 'SCHEDULED' else 'while this ran'}.",
+    }
     call(f"{settings.prefect_api}/flow_runs/{lost['id']}/set_state", {"state": state, "force": True})
     return str(lost["name"])

@@ -27,7 +27,16 @@ MLFLOW_PORT = 5000
 WORK_POOL = "lab"
 MARKER = "LAB_SERVERS_OF"
 """Environment variable that every process of the local servers carries; its value is the absolute LAB_HOME."""
-VARIABLES = ("LAB_HOME", "LAB_PREFECT_PORT", "LAB_MLFLOW_PORT", "LAB_PREFECT_API_URL", "LAB_MLFLOW_URI", "LAB_DATA_MIRROR", "LAB_WORKERS", "LAB_DATABASE_URL")
+VARIABLES = (
+    "LAB_HOME",
+    "LAB_PREFECT_PORT",
+    "LAB_MLFLOW_PORT",
+    "LAB_PREFECT_API_URL",
+    "LAB_MLFLOW_URI",
+    "LAB_DATA_MIRROR",
+    "LAB_WORKERS",
+    "LAB_DATABASE_URL",
+)
 
 
 @dataclass(frozen=True)
@@ -282,7 +291,9 @@ def _address(values: Mapping[str, str], name: str) -> str | None:
 
 def _database(given: str) -> str | None:
     if given and not given.startswith("postgresql+psycopg://"):
-        raise RequestError(f"LAB_DATABASE_URL begins with {given.partition('/')[0]!r}; it has to be postgresql+psycopg://user@host/database")
+        raise RequestError(
+            f"LAB_DATABASE_URL begins with {given.partition('/')[0]!r}; it has to be postgresql+psycopg://user@host/database"
+        )
     return given or None
 
 

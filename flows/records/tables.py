@@ -32,7 +32,12 @@ from components.errors import RunError
 SCHEMA = 2
 BUSY_MILLISECONDS = 30_000
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: lambda connection: Table.metadata.tables["worker"].create(connection)}
+
+def _add_workers(connection: Connection) -> None:
+    Table.metadata.tables[Worker.__tablename__].create(connection)
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_workers}
 """What brings a database from schema N to N + 1, by N; each runs in the transaction that also writes the new number."""
 
 

@@ -1,4 +1,4 @@
-"""The workers of a sweep on this machine: so many processes, each with its share of the cores or its GPU, started again where one is killed."""
+"""The workers of a sweep on this machine: processes, each with its share of the cores or its GPU, started again where one is killed."""
 
 from __future__ import annotations
 

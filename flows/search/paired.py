@@ -131,7 +131,7 @@ def _end_rank(count: int) -> int:
     if count <= MOST_EXACT:
         return int((np.cumsum(_sums(np.arange(1, count + 1))) <= ERROR / 2).sum())
     spread = np.sqrt(count * (count + 1) * (2 * count + 1) / 24)
-    return int(count * (count + 1) / 4 + special.ndtri(ERROR / 2) * spread)
+    return int(count * (count + 1) / 4 + special.ndtri(ERROR / 2) * spread) + 1
 
 
 def _averages(ordered: Floats, ranks: Sequence[int]) -> list[float]:

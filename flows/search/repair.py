@@ -50,7 +50,8 @@ class Repaired:
     def lines(self) -> Iterator[str]:
         """The same in words."""
         for sweep, runs in self.trials.items():
-            yield f"{len(runs)} trials of {sweep} had lost their worker and wait again: {', '.join(runs)}; go on with: lab sweep --resume {sweep}"
+            lost = f"{len(runs)} trials of {sweep} had lost their worker and wait again ({', '.join(runs)})"
+            yield f"{lost}; go on with: lab sweep --resume {sweep}"
         for run in self.delivered:
             yield f"delivered {run} to MLflow"
         for run, why in self.undelivered.items():

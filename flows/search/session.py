@@ -117,12 +117,18 @@ class SweepSession:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
             name = self.request.get("name") or new_sweep_name(config, wanted.plan.name)
-            sweep = Sweep.create(self.settings, name, wanted.overrides, wanted.plan, wanted.space, wanted.objectives, seed=config["seed"])
+            facts: dict[str, Any] = {
+                "overrides": wanted.overrides,
+                "plan": wanted.plan,
+                "space": wanted.space,
+                "objectives": wanted.objectives,
+            }
+            sweep = Sweep.create(self.settings, name, **facts, seed=config["seed"])
         self.sweep, self.config = sweep, config
         self.journal = Journal(self.folder)
         sweep.settle()
-        facts = {**config, "name": sweep.name, "search": _plain(sweep)}
-        self.journal.event("started", run=sweep.name, config=facts, **environment())
+        recorded = {**config, "name": sweep.name, "search": _plain(sweep)}
+        self.journal.event("started", run=sweep.name, config=recorded, **environment())
         self._carry()
         return sweep.name
 

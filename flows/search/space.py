@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from components.errors import ConfigError, closest
@@ -200,8 +200,11 @@ def _levels(key: str, value: Any, place: tuple[str, ...], source: Source) -> tup
 
 
 def _range(value: Mapping[str, Any], name: str, place: tuple[str, ...], source: Source) -> Range:
-    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
-    if type(low) not in (int, float) or type(high) not in (int, float) or type(log) is not bool:
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    log = value.get("log", False)
+    numbers = isinstance(low, int | float) and isinstance(high, int | float) and not isinstance(low, bool) and not isinstance(high, bool)
+    if not numbers or not isinstance(log, bool):
         raise source.error(place, f"{name}: a range has numbers low and high, and log: true or false")
     if not low < high:
         raise source.error(place, f"{name}: nothing lies between low {shown(low)} and high {shown(high)}")
@@ -297,3 +300,26 @@ def _try_out(space: Space, source: Source, base: Sequence[str]) -> None:
                 except ConfigError as error:
                     with_what = f" (with {', '.join(overrides(chosen))})" if chosen else ""
                     raise source.error(parameter.place, f"space.{parameter.key}: {error}{with_what}") from error
+
+
+def to_json(space: Space) -> dict[str, Any]:
+    """The space as JSON values."""
+    return {
+        "parameters": [asdict(parameter) for parameter in space.parameters],
+        "exclude": [dict(each) for each in space.exclude],
+    }
+
+
+def from_json(kept: Mapping[str, Any]) -> Space:
+    """What `to_json` gave, after it was JSON."""
+    parameters = [
+        Parameter(
+            each["key"],
+            levels=None if each["levels"] is None else tuple(each["levels"]),
+            range=None if each["range"] is None else Range(**each["range"]),
+            when={key: tuple(values) for key, values in each["when"].items()},
+            place=tuple(each["place"]),
+        )
+        for each in kept["parameters"]
+    ]
+    return Space(tuple(parameters), tuple({key: tuple(values) for key, values in each.items()} for each in kept["exclude"]))

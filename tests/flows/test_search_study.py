@@ -14,10 +14,11 @@ import pytest
 from components.errors import RequestError
 from flows.lab.settings import Settings
 from flows.search import storage
+from flows.search.attempts import ATTEMPTS
 from flows.search.plan import Plan
 from flows.search.results import Objective, Range
 from flows.search.space import Parameter, Space
-from flows.search.study import ATTEMPTS, HOPELESS, Sweep, Taken
+from flows.search.study import HOPELESS, Sweep, Taken
 
 OPTIMIZER = Parameter("optimizer", levels=("adam", "momentum"), place=("space", "optimizer"))
 HIDDEN = Parameter("model.hidden", levels=([64], [32, 32]), place=("space", "model.hidden"))
@@ -28,7 +29,9 @@ MOMENTUM = Parameter("optimizer.momentum", range=Range(0.5, 0.9), when={"optimiz
 def make(settings: Settings, *parameters: Parameter, name: str = "s", exclude: Any = (), direction: str = "max", **plan: Any) -> Sweep:
     space = Space(tuple(parameters), exclude)
     plan = {"name": "mine", "space": {"x": [1]}, **plan}
-    return Sweep.create(settings, name, ["experiment=mlp_digits"], Plan(**plan), space, [Objective("validation/accuracy", direction)], 7)  # type: ignore[arg-type]
+    objectives = [Objective("validation/accuracy", direction)]  # type: ignore[arg-type]
+    facts: Any = {"overrides": ["experiment=mlp_digits"], "plan": Plan(**plan), "space": space, "objectives": objectives, "seed": 7}
+    return Sweep.create(settings, name, **facts)
 
 
 @pytest.fixture
@@ -190,7 +193,7 @@ def test_a_trial_whose_worker_is_gone_is_taken_up_by_the_next_with_its_run(lab: 
     lost = sweep.take("elsewhere.example:1:1.00")
     assert lost is not None
     done = run_all(sweep)
-    assert [(taken.run, taken.chosen, taken.seed) for taken in done][0] == (lost.run, lost.chosen, lost.seed)
+    assert next((taken.run, taken.chosen, taken.seed) for taken in done) == (lost.run, lost.chosen, lost.seed)
     assert len(done) == 2
     assert Counter(trial.state.name for trial in sweep.study.trials) == {"COMPLETE": 2, "FAIL": 1}
     assert [trial.run for trial in sweep.results().trials] == ["s-0000", "s-0002"]

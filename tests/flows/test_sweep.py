@@ -150,9 +150,12 @@ def test_a_stopped_sweep_saves_its_trials_and_goes_on(tracked_settings: Settings
         if line["kind"] == "progress" and line["step"] > 20:
             session.stop()
 
-    with pytest.raises(Interrupted, match=r"^stopped after \d of 4 trials$"):
-        with SweepSession({"overrides": [*common(20), *SEARCH], "name": "later"}, tracked_settings, watch=watch) as session:
-            sweep_here(session)
+    request = {"overrides": [*common(20), *SEARCH], "name": "later"}
+    with (
+        pytest.raises(Interrupted, match=r"^stopped after \d of 4 trials$"),
+        SweepSession(request, tracked_settings, watch=watch) as session,
+    ):
+        sweep_here(session)
     sweep = Sweep.load(tracked_settings, "later")
     assert (sweep.counts()["running"], sweep.counts()["waiting"]) == (0, 1)
     assert {run.info.status for run in mlflow_runs(tracked_settings)} <= {"KILLED", "FINISHED"}
@@ -169,9 +172,9 @@ def test_a_second_copy_is_refused_and_workers_can_join(tracked_settings: Setting
 
     def watch(line: dict[str, Any]) -> None:
         if line["kind"] == "worker" and not asked:
-            with pytest.raises(RequestError, match=r"^twice is being worked on already; more workers for it: lab sweep --join twice$"):
-                with SweepSession({"resume": "twice"}, tracked_settings) as second:
-                    second.accept()
+            refused = pytest.raises(RequestError, match=r"^twice is being worked on already; more workers for it: lab sweep --join twice$")
+            with refused, SweepSession({"resume": "twice"}, tracked_settings) as second:
+                second.accept()
             asked.append("refused")
             with SweepSession({"join": "twice", "workers": 1}, tracked_settings) as third:
                 joined.update(sweep_here(third))
@@ -195,11 +198,13 @@ def test_failures_are_kept_with_their_reason_and_nothing_but_failures_stops(trac
     failed = [run for run in mlflow_runs(tracked_settings) if run.info.status == "FAILED"]
     assert len(failed) == counts["failed"]
     assert all(run.data.tags["lab.reason"].startswith("the loss became") for run in failed)
-    with pytest.raises(RunError, match=r"^all 5 trials failed, the last one because the loss became "):
-        with SweepSession(
+    with (
+        pytest.raises(RunError, match=r"^all 5 trials failed, the last one because the loss became "),
+        SweepSession(
             {"overrides": [*wild, "search.space.optimizer.learning_rate=[1e30]"], "name": "hopeless"}, tracked_settings
-        ) as session:
-            sweep_here(session)
+        ) as session,
+    ):
+        sweep_here(session)
 
 
 def test_pruned_means_the_same_everywhere(tracked_settings: Settings) -> None:
@@ -217,9 +222,9 @@ def test_pruned_means_the_same_everywhere(tracked_settings: Settings) -> None:
 
 def test_a_wrong_request_makes_nothing(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "lab")
-    with pytest.raises(RequestError):
-        with SweepSession(
-            {"overrides": ["experiment=mlp_digits", "search=initializers", "search.space.initializer=[he]"]}, settings
-        ) as session:
-            session.accept()
+    with (
+        pytest.raises(RequestError),
+        SweepSession({"overrides": ["experiment=mlp_digits", "search=initializers", "search.space.initializer=[he]"]}, settings) as session,
+    ):
+        session.accept()
     assert not settings.home.exists()
