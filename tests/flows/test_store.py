@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import select
 
 from components.errors import RequestError, RunError
 from flows.records import tables
@@ -122,14 +123,26 @@ def test_an_older_schema_is_brought_forward(tmp_path: Path, monkeypatch: pytest.
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     with Store(url) as store:
         evaluate(store, "a", [0], [True])
-    monkeypatch.setattr(tables, "SCHEMA", 3)
-    monkeypatch.setitem(tables.MIGRATIONS, 1, lambda connection: connection.exec_driver_sql("create table extra (note text)"))
-    monkeypatch.setitem(tables.MIGRATIONS, 2, lambda connection: connection.exec_driver_sql("insert into extra values ('here')"))
+    now = tables.SCHEMA
+    monkeypatch.setattr(tables, "SCHEMA", now + 2)
+    monkeypatch.setitem(tables.MIGRATIONS, now, lambda connection: connection.exec_driver_sql("create table extra (note text)"))
+    monkeypatch.setitem(tables.MIGRATIONS, now + 1, lambda connection: connection.exec_driver_sql("insert into extra values ('here')"))
     with Store(url) as store:
         assert len(store.evaluations()) == 1
     with sqlite3.connect(tmp_path / "lab.db") as connection:
-        assert connection.execute("select number, note from schema_version, extra").fetchall() == [(3, "here")]
+        assert connection.execute("select number, note from schema_version, extra").fetchall() == [(now + 2, "here")]
     connection.close()
+
+
+def test_a_database_from_before_sweeps_gets_their_workers(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    Store(url).close()
+    with sqlite3.connect(tmp_path / "lab.db") as connection:
+        connection.execute("drop table worker")
+        connection.execute("update schema_version set number = 1")
+    connection.close()
+    with Store(url) as store, store.reading() as session:
+        assert list(session.scalars(select(tables.Worker))) == []
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +153,13 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
         connection.exec_driver_sql("create table extra (note text)")
         raise RunError("the step failed")
 
-    monkeypatch.setattr(tables, "SCHEMA", 2)
-    monkeypatch.setitem(tables.MIGRATIONS, 1, half)
+    now = tables.SCHEMA
+    monkeypatch.setattr(tables, "SCHEMA", now + 1)
+    monkeypatch.setitem(tables.MIGRATIONS, now, half)
     with pytest.raises(RunError, match="the step failed"):
         Store(url)
     with sqlite3.connect(tmp_path / "lab.db") as connection:
-        assert connection.execute("select number from schema_version").fetchall() == [(1,)]
+        assert connection.execute("select number from schema_version").fetchall() == [(now,)]
         assert connection.execute("select count(*) from sqlite_master where name = 'extra'").fetchone() == (0,)
     connection.close()
 
