@@ -1,0 +1,84 @@
+"""Sweeps in PostgreSQL, as several machines use it: one setting, and the same promises. Starts a server of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows.lab.settings import Settings
+from flows.search import storage
+from flows.search.plan import Plan
+from flows.search.results import Objective, Range
+from flows.search.space import Parameter, Space
+from flows.search.study import Sweep
+
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(found).parent for found in [shutil.which("initdb")] if found]
+AS_ROOT = os.geteuid() == 0
+
+pytestmark = [
+    pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL is not installed"),
+    pytest.mark.skipif(AS_ROOT and not shutil.which("runuser"), reason="PostgreSQL refuses to run as root, and there is no runuser"),
+]
+
+
+def run(*command: str) -> None:
+    as_other = ["runuser", "-u", "postgres", "--"] if AS_ROOT else []
+    subprocess.run([*as_other, PROGRAMS[-1] / command[0], *command[1:]], check=True, capture_output=True, cwd="/")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty database on a server of the tests' own."""
+    folder = Path(tmp_path_factory.mktemp("postgres"))
+    if AS_ROOT:
+        for above in (folder, *folder.parents[:3]):
+            above.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    run("initdb", "-D", f"{folder}/data", "--auth=trust", "-U", "lab", "--no-sync")
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+    run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://lab@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+
+
+def test_many_workers_share_nothing_but_the_database(database: str, tmp_path: Path) -> None:
+    rate = Parameter("optimizer.learning_rate", range=Range(0.001, 1.0, log=True), place=("space", "optimizer.learning_rate"))
+    homes = [Settings(tmp_path / f"machine{number}", database=database) for number in range(3)]
+    plan = Plan(name="mine", space={"x": 1}, sampler="tpe", trials=18, seeds=2)
+    objectives = [Objective("validation/accuracy", "max")]
+    Sweep.create(homes[0], "shared", overrides=[], plan=plan, space=Space((rate,)), objectives=objectives, seed=0)
+    lost = Sweep.load(homes[0], "shared").take("elsewhere.example:1:1.00")
+    assert lost is not None
+    done: list[str] = []
+
+    def work(settings: Settings) -> None:
+        sweep = Sweep.load(settings, "shared")
+        worker = sweep.presence.sign_in("shared")
+        while (taken := sweep.take(worker)) is not None:
+            sweep.complete(taken, {"seconds": 0.1, "samples": 1}, [taken.chosen["optimizer.learning_rate"]])
+            done.append(taken.run)
+
+    threads = [threading.Thread(target=work, args=(settings,)) for settings in homes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == len(set(done)) == 18
+    assert lost.run in done
+    results = Sweep.load(homes[1], "shared").results()
+    assert Counter(trial.seed for trial in results.trials) == {0: 9, 1: 9}
+    assert not any(settings.optuna_database.exists() or settings.lab_database.exists() for settings in homes)
+    storage.storage(homes[0]).engine.dispose()
