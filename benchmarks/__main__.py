@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 
-NAMES = ("loop", "start", "recording", "click", "threads")
+NAMES = ("loop", "start", "recording", "click", "threads", "recurrent")
 
 
 def main() -> None:

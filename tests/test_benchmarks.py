@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import click, loop, places, recording, start, threads
+from benchmarks import click, loop, places, recording, recurrent, start, threads
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -46,7 +46,7 @@ def test_the_table_says_which_goal_is_missed():
 def test_an_unknown_name_is_refused_and_the_known_ones_are_shown():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "lopo"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no benchmark is called lopo; there are: loop, start, recording, click, threads" in done.stderr
+    assert "no benchmark is called lopo; there are: loop, start, recording, click, threads, recurrent" in done.stderr
 
 
 def test_the_loops_take_turns():
@@ -58,6 +58,24 @@ def test_the_loops_take_turns():
 def test_both_loops_learn_the_same_model():
     first, second = loop.network(TINY), loop.network(TINY)
     assert all((a == b).all() for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_recurrent_loops_take_turns_and_all_forms_are_timed():
+    ours, theirs = recurrent.in_turns(steps=2 * recurrent.BLOCK)
+    assert len(ours) == len(theirs) == 2
+    rows = recurrent.measure(steps=recurrent.BLOCK, repetitions=1, compiled=False)
+    assert len(rows) == 4
+    check(rows)
+
+
+def test_the_recurrent_forms_are_one_model():
+    by_hand, fused, explicit = recurrent.ByHand(), recurrent.network("fused"), recurrent.network("explicit")
+    data = recurrent.Synthetic(recurrent.BATCH)
+    names = {"embed": "embed", "recurrent.cell": "lstm", "head": "head"}
+    by_hand.load_state_dict({f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": w for name, w in fused.state_dict().items()})
+    outputs = [model(data.inputs, data.sizes) for model in (by_hand, fused, explicit)]
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-6
+    assert (outputs[1] - outputs[2]).abs().max() < 1e-6
 
 
 def test_the_journals_share_of_a_training_is_less_than_all_of_it():

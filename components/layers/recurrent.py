@@ -132,13 +132,24 @@ class Recurrent(nn.Module):
         """
         if self.kernel == "explicit":
             return self._explicit(inputs, lengths, state, keep=None)
-        given: Any = None if state is None else state[0] if len(state) == 1 else state
-        if lengths is None:
-            outputs, last = self.cell(inputs, given)
-        else:
-            packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            packed, last = self.cell(packed, given)
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
+        outputs, last = self._fused(inputs, lengths, state)
+        if lengths is not None:
+            outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
+        return outputs, last
+
+    def last(self, inputs: Tensor, lengths: Tensor | None = None) -> State:
+        """Each sequence's last state alone, which spares the outputs' unpacking."""
+        if self.kernel == "explicit":
+            return self._explicit(inputs, lengths, None, keep=None)[1]
+        return self._fused(inputs, lengths, None)[1]
+
+    def _fused(self, inputs: Tensor, lengths: Tensor | None, state: State | None) -> tuple[Any, State]:
+        """Outputs, packed where there are lengths, and the last state."""
+        given: Any = inputs
+        if lengths is not None:
+            given = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        begin = None if state is None else state[0] if len(state) == 1 else state
+        outputs, last = self.cell(given, begin)
         return outputs, last if isinstance(last, tuple) else (last,)
 
     def gates(self, inputs: Tensor, lengths: Tensor | None = None) -> list[Gates]:

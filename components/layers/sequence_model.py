@@ -82,8 +82,12 @@ class SequenceModel(nn.Module):
 
     def read(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The rest of `forward`, from vectors on; so gradients can be taken at the vectors."""
-        outputs, state = self.recurrent(self.drop(vectors) if self.embed is not None else vectors, lengths)
-        logits: Tensor = self.head(self.drop(self._pooled(outputs, state, lengths) if self.predicts == "sequence" else outputs))
+        vectors = self.drop(vectors) if self.embed is not None else vectors
+        if self.predicts == "sequence":
+            said = self._last(vectors, lengths) if self.pool == "last" else self._over_time(vectors, lengths)
+        else:
+            said, _ = self.recurrent(vectors, lengths)
+        logits: Tensor = self.head(self.drop(said))
         return logits
 
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -95,15 +99,23 @@ class SequenceModel(nn.Module):
         """Every gate at every step, for each layer and direction (see `Recurrent.gates`)."""
         return self.recurrent.gates(self.vectors(inputs), lengths)
 
-    def _pooled(self, outputs: Tensor, state: State, lengths: Tensor | None) -> Tensor:
-        """(B, T, H·R) → (B, H·R)."""
-        if self.pool == "last":  # of each direction: the end of the one, the beginning of the other
-            sides = 2 if self.recurrent.cell.bidirectional else 1
-            return torch.cat(state[0][-sides:].unbind(0), dim=-1)
+    def _last(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, T, E) → (B, H·R): the last state of each direction, at the end for the one, at the beginning for the other."""
+        hidden = self.recurrent.last(vectors, lengths)[0]
+        sides = 2 if self.recurrent.cell.bidirectional else 1
+        return torch.cat(hidden[-sides:].unbind(0), dim=-1)
+
+    def _over_time(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, T, E) → (B, H·R): mean or maximum of the outputs over a text's own places."""
+        outputs, _ = self.recurrent(vectors, lengths)
+        pooled: Tensor
         if lengths is None:
-            return outputs.mean(1) if self.pool == "mean" else outputs.amax(1)
+            pooled = outputs.mean(1) if self.pool == "mean" else outputs.amax(1)
+            return pooled
         lengths = lengths.to(outputs.device).unsqueeze(1)
         if self.pool == "mean":
-            return outputs.sum(1) / lengths  # padding is 0
-        present = torch.arange(outputs.shape[1], device=outputs.device) < lengths  # (B, T)
-        return outputs.masked_fill(~present.unsqueeze(-1), float("-inf")).amax(1)
+            pooled = outputs.sum(1) / lengths  # padding is 0
+        else:
+            present = torch.arange(outputs.shape[1], device=outputs.device) < lengths  # (B, T)
+            pooled = outputs.masked_fill(~present.unsqueeze(-1), float("-inf")).amax(1)
+        return pooled
