@@ -9,6 +9,7 @@ Shapes: B examples, T places, V tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,6 +107,13 @@ class LanguageModelling:
     def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
         """None that outcomes alone would make."""
         return {}
+
+    def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> dict[str, Figure]:
+        """`memory` of several recurrent models in one picture."""
+        from components.figures.sequences import gradient_by_distance
+
+        reaches = {name: gradient_back_in_time(model, split) for name, (model, _) in runs.items() if hasattr(model, "recurrent")}
+        return {"memory": gradient_by_distance(reaches)} if reaches else {}
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """Pictures that need the model: `gates` over a piece of text, `memory`: the gradient's size against the distance back."""

@@ -5,6 +5,7 @@ Shapes: B examples, K numbers each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +63,14 @@ class Regression:
     def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
         """None that outcomes alone would make."""
         return {}
+
+    def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> dict[str, Figure]:
+        """`memory` of several recurrent models in one picture."""
+        from components.figures.sequences import gradient_by_distance
+        from components.objectives.language_modelling import gradient_back_in_time
+
+        reaches = {name: gradient_back_in_time(model, split) for name, (model, _) in runs.items() if hasattr(model, "recurrent")}
+        return {"memory": gradient_by_distance(reaches)} if reaches else {}
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """`memory`, of a recurrent model: the gradient's size against the distance back in time."""

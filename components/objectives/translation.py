@@ -9,7 +9,7 @@ Shapes: B examples, S source tokens, T target tokens, V target tokens known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -131,6 +131,14 @@ class Translation:
 
         return {"bleu_by_length": score_by_length({"BLEU": bleu_by_length(outcomes)})}
 
+    def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> dict[str, Figure]:  # noqa: ARG002 — as others
+        """`bleu_by_length` of several runs on the same sentences."""
+        from components.figures.translation import score_by_length
+
+        first = next(iter(runs.values()))[1]
+        same = {name: outcomes | {"source_length": _in_order(first, outcomes)} for name, (_, outcomes) in runs.items()}
+        return {"bleu_by_length": score_by_length({name: bleu_by_length(outcomes) for name, outcomes in same.items()})}
+
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """Pictures that need the model: `alignment`, where it looked while it wrote."""
         if getattr(model, "attention", None) is None:
@@ -159,6 +167,12 @@ class Translation:
             given = torch.cat([torch.full((1, 1), START), written[:, :-1]], dim=1)
             _, _, weights = model.decode(given, state, encoded)
         return written[0], weights[0]
+
+
+def _in_order(first: Outcomes, outcomes: Outcomes) -> Tensor:
+    """The first run's source lengths in the order of another's outcomes: groups are then of the same sentences, whatever the tokens."""
+    length = dict(zip(first["index"].tolist(), first["source_length"].tolist(), strict=True))
+    return torch.tensor([length[place] for place in outcomes["index"].tolist()])
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:

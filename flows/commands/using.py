@@ -1,4 +1,4 @@
-"""`lab prepare`, `config`, `evaluate`, `predict`: everything around a training."""
+"""`lab prepare`, `config`, `evaluate`, `predict`, `compare`: everything around a training."""
 
 from __future__ import annotations
 
@@ -93,6 +93,35 @@ def predict(
     output.finish(run=folder.name, predictions=answers)
 
 
+def compare(
+    chosen: Annotated[
+        list[str], typer.Argument(help="Two runs or more, on the same data.", autocompletion=complete.runs, show_default=False)
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Put finished runs side by side: their test metrics in one table, and pictures of all of them together."""
+    from flows import runs
+    from flows.comparison import compare as side_by_side
+    from flows.lab.settings import Settings
+
+    if len(chosen) < 2:
+        raise RequestError("say which runs to compare: two or more")
+    output, settings = Output(json), Settings.load()
+    metrics, figures = side_by_side([runs.find(run, settings) for run in chosen], settings)
+    names = sorted({name for found in metrics.values() for name in found})
+    output.table(
+        ["run", *names], [[run, *(f"{found[name]:.4f}" if name in found else "" for name in names)] for run, found in metrics.items()]
+    )
+    folder = settings.home / "comparisons" / "-".join(metrics)[:100]
+    paths = {name: folder / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(paths[name])
+        output.say(f"picture      {paths[name]}")
+    output.finish(metrics=metrics, pictures={name: str(path) for name, path in paths.items()})
+
+
 SHOWN_CHARACTERS = 60
 """Of a longer text that was given, the table shows the beginning."""
 
@@ -123,5 +152,5 @@ def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands to `app`."""
-    for command in (prepare, evaluate, predict, config):
+    for command in (prepare, evaluate, predict, compare, config):
         app.command()(command)

@@ -101,6 +101,22 @@ def test_what_does_not_go_together_is_one_line(settings: Settings) -> None:
     assert "these data ask for 'text', which takes another model, such as seq2seq" in done.err
 
 
+def test_runs_side_by_side(settings: Settings) -> None:
+    here(settings, [*DATES, "trainer.epochs=1", "model.attention=none"], "plain")
+    done = lab(settings, "compare", "translator", "plain", "--json")
+    assert done.json["metrics"] == {
+        run: {
+            name.removeprefix("test/"): value for name, value in result(settings.runs / run)["metrics"].items() if name.startswith("test/")
+        }
+        for run in ("translator", "plain")
+    }
+    assert Path(done.json["pictures"]["bleu_by_length"]).read_bytes()[1:4] == b"PNG"
+    refused = lab(settings, "compare", "translator", "classifier")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "they cannot be compared" in refused.err
+    assert "say which runs to compare: two or more" in lab(settings, "compare", "translator").err
+
+
 def test_pictures_that_need_the_model(settings: Settings) -> None:
     from flows import experiment
 

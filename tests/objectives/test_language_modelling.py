@@ -103,3 +103,5 @@ def test_the_gradient_back_in_time_of_a_linear_recurrence():
     assert gradient_back_in_time(net, split).tolist() == pytest.approx([1, 0.5, 0.25, 0.125])
     drawn = LanguageModelling(vocabulary=VOCABULARY.dump()).explain(net, split)
     assert set(drawn) == {"memory", "gates"}
+    both = LanguageModelling().compare({"RNN": (net, {}), "GRU": (model(), {}), "none": (nn.Linear(1, 1), {})}, split)["memory"]
+    assert [line.get_label() for line in both.axes[0].lines] == ["RNN", "GRU"]

@@ -125,6 +125,16 @@ def test_groups_by_length_keep_sentences_of_one_length_together():
     assert [group[3] for group in found] == pytest.approx([100, bleu(["x"], ["a b c d"]), 100])
 
 
+def test_several_models_are_compared_on_the_same_sentences(learnt: Seq2Seq):
+    whole = objective().outcomes(learnt, split().batch(torch.arange(4)))
+    turned = objective().outcomes(learnt, split().batch(torch.tensor([3, 2, 1, 0])))
+    turned["source_length"] = torch.tensor([9, 9, 9, 9])  # in another vocabulary
+    drawn = objective().compare({"one": (learnt, whole), "other": (learnt, turned)}, split())["bleu_by_length"]
+    one, other = (list(line.get_ydata()) for line in drawn.axes[0].lines)
+    assert one == other
+    assert [label.get_text() for label in drawn.axes[0].get_xticklabels()] == ["1\n(2)", "2\n(1)", "3\n(1)"]
+
+
 def test_pictures_and_nothing_to_measure(learnt: Seq2Seq):
     outcomes = objective().outcomes(learnt, split().batch(torch.arange(4)))
     assert set(objective().figures(outcomes, split())) == {"bleu_by_length"}
