@@ -10,7 +10,7 @@ from typing import Any
 from components.errors import RequestError
 from flows import runs
 from flows.lab.settings import Settings
-from flows.records import reproducible
+from flows.records import reproducible, translate
 from flows.records.tracking import tracking_client, tracking_uri
 
 
@@ -41,14 +41,14 @@ def recorded(run: str, settings: Settings) -> Recorded:
     """
     from mlflow.exceptions import MlflowException
 
+    identity = run if len(run) == 32 else runs.mlflow_run_id(runs.find(run, settings))  # MLflow's ids have 32 hex digits
+    if identity is None:
+        raise RequestError(f"{run} has not been delivered to MLflow yet: lab up delivers it")
     uri = tracking_uri(settings)
     client = tracking_client(uri)
     try:
-        identity = run if len(run) == 32 else runs.mlflow_run_id(runs.find(run, settings))  # MLflow's ids have 32 hex digits
-        if identity is None:
-            raise RequestError(f"{run} has not been delivered to MLflow yet: lab up delivers it")
         found = client.get_run(identity)
-        config = json.loads(open_text(client, identity, "config.json"))
+        config = json.loads(found.data.tags.get(translate.CONFIG) or open_text(client, identity, "config.json"))
     except (MlflowException, OSError, ValueError) as error:
         raise RequestError(f"MLflow has no finished run {run!r} with a configuration ({uri})") from error
     tags = found.data.tags
@@ -88,9 +88,9 @@ def _differences(tags: Mapping[str, str]) -> Iterator[str]:
 
 
 def compare(original: Recorded, again: Mapping[str, Any]) -> tuple[list[list[str]], bool]:
-    """Rows (name, recorded, again, identical?) of all final metrics and the weights' hash, and whether all are identical."""
+    """Rows (name, recorded, again, identical?) of all recorded final metrics and the weights' hash, and whether all are identical."""
     rows = []
-    for name in sorted(original.metrics.keys() | again["metrics"].keys()):
+    for name in sorted(original.metrics):
         before, after = original.metrics.get(name), again["metrics"].get(name)
         rows.append([name, _number(before), _number(after), "yes" if before == after else "no"])
     same_weights = original.weights_sha256 == again["weights_sha256"]

@@ -109,8 +109,13 @@ class Session:
         return self.receipt
 
     def stop(self) -> None:
-        """Ask the trainer to save and end; the second time it is killed. Returns at once; `reach` learns of the end."""
-        if self.training.stop_asked:
+        """Ask the trainer to save and end; the second time it is killed. Returns at once; `reach` learns of the end.
+
+        When the trainer is done already, what has not reached MLflow stays for later.
+        """
+        if self.training.done and self.courier is not None:
+            self.courier.give_up()
+        elif self.training.stop_asked:
             self.training.process.kill()
         self.training.stop()
 

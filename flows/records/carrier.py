@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flows.records import journal, translate
 from flows.records.conclusion import conclude
-from flows.records.courier import give_way, words
+from flows.records.courier import give_way, wait_for, words
 from flows.records.delivery import Delivery, Progress, exclusive
 
 SECONDS_BETWEEN = 1.0
@@ -62,10 +62,14 @@ class Carrier:
         """Bring the rest, for at most `timeout` seconds; returns whether everything has arrived. What has not stays in its folder."""
         self._ending.set()
         self._wake.set()
-        self._thread.join(timeout)
+        wait_for(self._thread, timeout, self._given_up)
+        self.give_up()
+        return not self._thread.is_alive() and self.trouble is None
+
+    def give_up(self) -> None:
+        """Leave what has not arrived in the folders; a `finish` that waits returns."""
         self._given_up.set()
         self._wake.set()
-        return not self._thread.is_alive() and self.trouble is None
 
     def deliver(self) -> list[str]:
         """Bring everything now, in this thread, once; returns the names of the trials that were not settled before. See `trouble`."""

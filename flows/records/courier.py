@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,10 +109,14 @@ class Courier:
         """
         self._ending = (status, reason)
         self._wake.set()
-        self._thread.join(timeout)
+        wait_for(self._thread, timeout, self._given_up)
+        self.give_up()
+        return self.receipt()
+
+    def give_up(self) -> None:
+        """Leave what has not arrived in the run folder; a `finish` that waits returns."""
         self._given_up.set()
         self._wake.set()
-        return self.receipt()
 
     def receipt(self) -> Receipt:
         """How far things are now."""
@@ -239,6 +244,13 @@ def _receipt(progress: Progress | None, uri: str | None, trouble: str | None) ->
         version=progress.version,
         trouble=trouble,
     )
+
+
+def wait_for(thread: threading.Thread, timeout: float, given_up: threading.Event) -> None:
+    """Wait until `thread` has ended, but no longer than `timeout` seconds nor than somebody gives up."""
+    deadline = time.monotonic() + timeout
+    while thread.is_alive() and not given_up.is_set() and time.monotonic() < deadline:
+        thread.join(0.1)
 
 
 def words(error: Exception) -> str:

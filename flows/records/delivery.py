@@ -138,8 +138,8 @@ class Delivery:
                 self.progress = Progress(**{name: getattr(self.progress, name) for name in kept})
         if run is None and (self.progress.begun or not self.progress.brief):
             run = self._find()
+        self.progress.begun = True
         if run is None:
-            self.progress.begun = True
             self.progress.save(self.folder)
             own = {"lab.run": self.folder.name, "mlflow.source.name": "lab", "mlflow.source.type": "LOCAL", **_user()}
             tags = {**own, **self.progress.tags}
@@ -283,7 +283,9 @@ class Delivery:
                 there = {} if self._fresh else self.client.get_run(self._run).data.metrics
                 waiting.points += [point for point in translate.final(facts, line["t"]) if there.get(point[0]) != point[1]]
         waiting.tags |= translate.tags(self.folder.name, event, facts)
-        if not self.progress.brief:
+        if self.progress.brief:
+            waiting.tags |= translate.configuration(event, facts)
+        else:
             for file, text in translate.documents(event, facts).items():
                 self.client.log_text(self._run, text, file)
 

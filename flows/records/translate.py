@@ -20,6 +20,8 @@ NAME_LENGTH = 250
 PARAMETER_LENGTH = 6000
 TAG_LENGTH = 8000
 DIGEST_LENGTH = 36
+CONFIG = "lab.config"
+"""The tag in which a run without files of its own keeps its configuration."""
 
 Point = tuple[str, float, int, int]
 """(name, value, milliseconds since 1970, step)"""
@@ -89,6 +91,12 @@ def tags(run: str, event: str, facts: Mapping[str, Any]) -> dict[str, str]:
         case "failed" | "interrupted" | "pruned":
             found = {"lab.reason": facts.get("reason"), "lab.ended": event}
     return {name(key): clip(_text(value), TAG_LENGTH) for key, value in found.items() if value is not None}
+
+
+def configuration(event: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The configuration as a tag, where an event brings it and it fits."""
+    text = json.dumps(facts["config"], ensure_ascii=False) if event == "started" else ""
+    return {CONFIG: text} if 0 < len(text) <= TAG_LENGTH else {}
 
 
 def _tags_of_start(run: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Quantity:
         """0.9623 → "96.2 %" for a share, 0.123456 → "0.1235" for any other; None → "–". `decimals` are of a share."""
         if value is None:
             return "–"
-        return f"{100 * value:.{decimals}f} %" if self.scale == 100 else f"{value:.4g}"
+        return f"{_fixed(100 * value, decimals)} %" if self.scale == 100 else f"{value:.4g}"
 
     def span(self, interval: tuple[float, float] | None, decimals: int | None = None) -> str:
         """An interval of values: "[95.1, 97.0]", with the decimals that its width asks for where none are given; None → "–"."""

@@ -175,6 +175,8 @@ def _configuration(place: int, pool: _Pool, search: Outcomes) -> Configuration:
 
 def _rivals(pool: _Pool, best: int, found: Sequence[Factor]) -> list[Rival]:
     """The chosen configuration against every other that competes; those without three seeds in common with it are left out."""
+    if best not in pool.order:
+        return []
     others = pool.order[pool.order != best]
     levels = _as_levels(pool, best, others, found)
     if levels is not None:

@@ -214,9 +214,16 @@ class SweepSession:
             self.crew.listen(0.2)
 
     def stop(self) -> None:
-        """Ask the workers to save their trials and end. Returns at once; `reach` learns of the end. The second time they are killed."""
-        if self.crew is not None:
+        """Ask the workers to save their trials and end. Returns at once; `reach` learns of the end. The second time they are killed.
+
+        When they are done already, what has not reached MLflow stays for later.
+        """
+        if self.crew is not None and self.crew.running:
             (self.crew.kill if self.stop_asked else self.crew.stop)()
+        elif self.crew is not None:
+            for each in (self.carrier, self.courier):
+                if each is not None:
+                    each.give_up()
         self.stop_asked = True
 
     def _heard(self, line: dict[str, Any]) -> None:

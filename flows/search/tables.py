@@ -15,8 +15,8 @@ from flows.search.ranking import Configuration
 from flows.search.statistics import NO_TEST, TOO_CLOSE, Factor, Level
 
 WIDTH = 100
-LONGEST = 44
-"""Characters of one cell in the terminal; longer ones lose their middle."""
+LAST = 30
+"""Characters that the last column of a table has at least, where its cells are that long."""
 
 
 @dataclass(frozen=True)
@@ -271,23 +271,27 @@ def _command_lines(command: str) -> list[str]:
 
 
 def _aligned(table: Table) -> list[str]:
-    """Rows under each other; what does not fit beside the rest of a row goes on below itself."""
-    rows = [[_short(cell) for cell in row[:-1]] + [row[-1]] for row in ([table.head, *table.rows] if any(table.head) else table.rows)]
+    """Rows under each other. The last cell goes on below itself where it is too long, other cells lose their middle."""
+    rows = [table.head, *table.rows] if any(table.head) else table.rows
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    before = 2 + sum(widths) + 2 * len(widths)
+    last = min(max(len(row[-1]) for row in rows), LAST)
+    while (before := 2 + sum(widths) + 2 * len(widths)) + last > WIDTH:
+        widths[widths.index(max(widths))] -= 1
     lines = []
     for row in rows:
-        cells = [
-            cell.rjust(width) if i in table.numbers else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        cells = [_short(cell, width) for cell, width in zip(row, widths, strict=False)]
+        padded = [
+            cell.rjust(width) if i in table.numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
-        first, *more = textwrap.wrap(row[-1], max(WIDTH - before, 20)) or [""]
-        lines.append("  " + "".join(f"{cell}  " for cell in cells) + first)
+        first, *more = textwrap.wrap(row[-1], WIDTH - before) or [""]
+        lines.append("  " + "".join(f"{cell}  " for cell in padded) + first)
         lines += [" " * before + line for line in more]
     return lines
 
 
-def _short(cell: str) -> str:
-    return cell if len(cell) <= LONGEST else f"{cell[: LONGEST // 2]}…{cell[-LONGEST // 2 + 1 :]}"
+def _short(cell: str, longest: int) -> str:
+    return cell if len(cell) <= longest else f"{cell[: longest // 2]}…{cell[len(cell) - (longest - 1 - longest // 2) :]}"
 
 
 def _escaped(cell: str) -> str:

@@ -352,3 +352,19 @@ def test_the_terminal_and_the_working_directory_stay_clean(
     assert capfd.readouterr() == ("", "")
     assert list((tmp_path / "work").iterdir()) == []
     assert len(list((tmp_path / "artifacts" / EXPERIMENT).glob("*/artifacts/config.json"))) == 1
+
+
+def test_waiting_for_a_server_that_is_away_can_be_given_up(folder: Path) -> None:
+    with Journal(folder) as journal:
+        begin(journal)
+        result(journal)
+    courier = Courier(folder, tracking_uri="http://127.0.0.1:9", experiment=EXPERIMENT)
+    courier.start()
+    giving_up = threading.Timer(0.5, courier.give_up)
+    giving_up.start()
+    began = time.monotonic()
+    receipt = courier.finish("FINISHED", timeout=60)
+    giving_up.join()
+    assert time.monotonic() - began < 30
+    assert not receipt.complete
+    assert receipt.mlflow_run_id is None

@@ -31,7 +31,7 @@ def test_the_first_signal_asks_and_the_second_kills() -> None:
     done: list[str] = []
 
     class Training:
-        stop_asked = False
+        stop_asked = done = False
         process = SimpleNamespace(kill=lambda: done.append("kill"))
 
         def stop(self) -> None:
@@ -46,6 +46,13 @@ def test_the_first_signal_asks_and_the_second_kills() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert done[:2] == ["stop", "kill"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_after_the_training_ends_the_wait_for_mlflow() -> None:
+    given_up: list[str] = []
+    training = SimpleNamespace(done=True, stop_asked=False, stop=lambda: None)
+    Session.stop(cast(Session, SimpleNamespace(training=training, courier=SimpleNamespace(give_up=lambda: given_up.append("now")))))
+    assert given_up == ["now"]
 
 
 def test_a_run_without_a_result_has_no_summary() -> None:

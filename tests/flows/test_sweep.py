@@ -18,6 +18,7 @@ from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.records import journal
 from flows.records.tracking import tracking_client
+from flows.reproduction import recorded
 from flows.search.repair import repair
 from flows.search.session import EXPERIMENT, SweepSession, sweep_here
 from flows.search.space import overrides
@@ -72,6 +73,8 @@ def test_a_sweep_from_request_to_report(tracked_settings: Settings) -> None:
         assert run.data.metrics["summary/validation/accuracy"] == pytest.approx(values[run.data.tags["lab.run"]])
         assert not [name for name in run.data.metrics if name.startswith("test/") and "evaluation" not in name]
     assert {line["worker"] for line in lines if line["kind"] == "trial"} == {0, 1}
+    again = recorded(children[0].data.tags["lab.run"], tracked_settings)
+    assert again.config == experiment.read_config(tracked_settings.sweeps / found["sweep"] / "trials" / children[0].data.tags["lab.run"])
     report = Path(found["report"])
     assert "<img" in report.read_text(encoding="utf-8")
     stored = {file.path for file in tracking_client(tracked_settings.mlflow_store).list_artifacts(found["mlflow_run_id"], "report")}
