@@ -34,8 +34,9 @@ from components.training import randomness
 from components.training.checkpoint import Checkpoints, weights_sha256
 from components.training.device import choose, configure
 from components.training.evaluation import evaluate
-from components.training.loop import Fitted, Progress, fit
+from components.training.loop import fit
 from components.training.settings import Trainer
+from components.training.state import Fitted, Progress
 from flows.config.build import build
 from flows.lab.settings import Settings
 from flows.parts import Tell, build_model, load_model, load_outcomes, prepare_data, save_model, save_outcomes, write_json

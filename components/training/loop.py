@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -28,44 +28,7 @@ from components.training.device import autocast, to_device
 from components.training.diagnostics import Diagnostics, first_not_finite
 from components.training.evaluation import BatchSource, evaluate
 from components.training.settings import Trainer
-
-
-@dataclass
-class State:
-    """Where a training stands. All of it is in the checkpoint; everything else is derived."""
-
-    epoch: int = 0
-    batch: int = 0
-    """Batches of this epoch already used."""
-    step: int = 0
-    """Optimizer steps done."""
-    window: list[float] = field(default_factory=list)
-    """Losses since the last point of the curve."""
-    best_value: float | None = None
-    best_step: int = 0
-    best_epoch: int = 0
-    stale_epochs: int = 0
-    """Epochs since the best one."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress bar shows."""
-
-    step: int
-    total: int
-    epoch: int
-    epochs: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The end of a training: the best weights by the monitored validation metric (the last ones where none is monitored)."""
-
-    weights: dict[str, Tensor]
-    state: State
-    stopped_early: bool
+from components.training.state import Fitted, Progress, State
 
 
 def fit(
