@@ -103,14 +103,14 @@ def moving_words(texts: Sequence[tuple[str, Sequence[str], Sequence[float]]]) ->
                     word.replace("$", r"\$"),
                     fontsize=style.LABEL,
                     family="DejaVu Sans Mono",
-                    color=style.INK if abs(value) < 0.7 * most else style.PAPER,
+                    color=style.INK if abs(value) < 0.85 * most else style.PAPER,
                     va="center",
                     bbox={"facecolor": SIGNED(0.5 + 0.5 * value / most), "edgecolor": "none", "pad": 1.5},
                 )
                 along += _width(word)
         down += 0.45
     strongest = max(((abs(value), visible(word)) for _, words, values in texts for word, value in zip(words, values, strict=True)))
-    style.headline(figure, f"“{strongest[1]}” moved a decision most; blue speaks for what the model said, orange against")
+    style.headline(figure, f"“{strongest[1]}” moved a decision most", "blue speaks for what the model said, orange against it")
     return style.finish(figure)
 
 
