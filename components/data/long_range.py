@@ -121,7 +121,7 @@ class Copying(_MadeUp):
 
     symbols: Annotated[int, Ge(1)] = 10
 
-    name: ClassVar[str] = "copying"
+    name: ClassVar[str] = "copy"
 
     def draw(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Inputs (N, T) and targets (N, T), T = gap + 2·symbols; only the last places are asked about."""
