@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import click, loop, places, recording, recurrent, start, threads
+from benchmarks import click, loop, places, recording, recurrent, start, sweeps, threads
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -46,7 +46,7 @@ def test_the_table_says_which_goal_is_missed():
 def test_an_unknown_name_is_refused_and_the_known_ones_are_shown():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "lopo"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "no benchmark is called lopo; there are: loop, start, recording, click, threads, recurrent" in done.stderr
+    assert "no benchmark is called lopo; there are: loop, start, recording, click, threads, sweeps" in done.stderr
 
 
 def test_the_loops_take_turns():
@@ -156,3 +156,16 @@ def test_click_shows_the_first_run_by_itself(settings, monkeypatch):
     first, others = click.measure(repetitions=2)
     assert (first.value, first.met) == (20.0, False)
     assert (others.value, others.met) == (10.0, True)
+
+
+@pytest.mark.slow
+def test_sweeps_beside_bare_trainings() -> None:
+    rows = sweeps.measure(repetitions=1, trials=2, with_lab=False, size=60, long=False)
+    check(rows)
+    assert "a short trial, one worker, no lab running" in rows[0].what
+
+
+def test_the_steps_of_a_large_study(tmp_path: Path) -> None:
+    took = sweeps.large_study(Settings(tmp_path / "lab"), 40)
+    assert list(took)[:3] == ["open", "first look at all trials", "take the next trial (TPE)"]
+    assert all(seconds > 0 for seconds in took.values())

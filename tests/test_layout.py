@@ -16,8 +16,9 @@ import flows
 from components.data.tokens import TokenSettings
 from flows.config.build import build, needs, validate
 from flows.config.compose import compose
-from flows.config.names import CONF, GROUPS, SECTIONS, describe, names
+from flows.config.names import CONF, GROUPS, SEARCH, SECTIONS, describe, names
 from flows.config.sections import FILLED, read, signature
+from flows.search.request import read as read_request
 
 ROOT = CONF.parent
 MODELS = sorted(path.stem for path in (ROOT / "components" / "models").glob("*.py") if path.stem != "__init__")
@@ -64,8 +65,16 @@ def test_one_architecture_is_one_file_that_can_be_read_at_a_sitting(model: str) 
 
 
 def test_every_yaml_in_conf_is_a_choice_or_the_root() -> None:
-    known = {CONF / "config.yaml", *(CONF / group / f"{name}.yaml" for group, name in CHOICES)}
+    searches = [(SEARCH, name) for name in names(SEARCH)]
+    known = {CONF / "config.yaml", *(CONF / group / f"{name}.yaml" for group, name in [*CHOICES, *searches])}
     assert set(CONF.rglob("*.y*ml")) == known
+
+
+@pytest.mark.parametrize("search", names(SEARCH))
+def test_every_search_fits_an_experiment(search: str) -> None:
+    found = read_request(["experiment=mlp_digits", f"search={search}"])
+    assert found.plan.name == search
+    assert found.objectives[0].metric == "validation/accuracy"
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))

@@ -130,7 +130,7 @@ def test_list_shows_every_choice_with_its_description(capsys: pytest.CaptureFixt
 
 def test_list_without_a_kind_shows_all_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", "--json"]) == 0
-    kinds = "experiments models data optimizers activations initializers schedules objectives trainers"
+    kinds = "experiments models data optimizers activations initializers schedules objectives trainers searches"
     assert list(json.loads(capsys.readouterr().out)) == kinds.split()
 
 
