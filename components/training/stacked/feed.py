@@ -21,7 +21,9 @@ def shared(sources: Sequence[BatchSource], epochs: Sequence[int]) -> bool:
     if len(set(epochs)) > 1:
         return False
     first = sources[0]
-    return all(source is first or (isinstance(source, Batches) and isinstance(first, Batches) and _same(source, first)) for source in sources)
+    return all(
+        source is first or (isinstance(source, Batches) and isinstance(first, Batches) and _same(source, first)) for source in sources
+    )
 
 
 def feed(sources: Sequence[BatchSource], epochs: Sequence[int], *, first: int) -> Iterator[tuple[Batch, bool]]:

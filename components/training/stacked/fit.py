@@ -18,11 +18,12 @@ from components.errors import CheckpointError, Interrupted, NotFiniteError, Requ
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, Snapshot
 from components.training.evaluation import BatchSource
-from components.training.loop import Progress, State
-from components.training.stacked.block import Architecture, Block, Tell
+from components.training.stacked.block import Block, Tell
+from components.training.stacked.bound import Architecture
 from components.training.stacked.grouping import can_stack, program_of
 from components.training.stacked.trials import Member, StackedFit, StackedTrial
 from components.training.stacked.updates import slots_of
+from components.training.state import State
 
 OnValidation = Callable[[StackedTrial, Mapping[str, float], State], bool]
 """Told of a trial's metrics (without split prefix) after each of its epochs; False ends the trial as pruned."""
@@ -44,8 +45,9 @@ def fit_stacked(
 ) -> list[StackedFit]:
     """Train every trial as `components.training.loop.fit` would alone, going on from the newest checkpoint if there is one.
 
-    Trials that can share a program (see `group`) are trained in blocks, and blocks side by side in lanes, each a thread with one CPU thread of
-    torch's. After each epoch all blocks wait for each other: then `on_validation` is asked about each trial, ended trials leave, new ones join.
+    Trials that can share a program (see `group`) are trained in blocks, and blocks side by side in lanes, each a thread with one of torch's
+    CPU threads. After each epoch all blocks wait for each other: then `on_validation` is asked about each trial, trials that have ended
+    leave, new ones join.
 
     Args:
         trials: any number, of any architectures; when going on, all that have not ended.
@@ -53,8 +55,8 @@ def fit_stacked(
         width: most trials in a block; 0 sets no limit. See `fastest` and `largest_stack`.
         lanes: blocks at the same time; 0 means as many as torch has threads on the CPU, and 1 elsewhere.
         checkpoints: where to save the whole stack; None saves nothing.
-        on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `joining` is asked for new
-            trials until there is no trial left and it has none. After a crash the same may be told again.
+        on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `joining` is asked
+            for new trials until there is no trial left and it has none. After a crash the same may be told again.
         progress: told of a trial's name and progress at every point of its curves; called in the lanes' threads, as recorders are.
         stopping: asked at every step, in the lanes' threads; when it says True a checkpoint is written and Interrupted is raised.
 
@@ -201,12 +203,11 @@ class _Fit:
         reason = can_stack(trial)
         if reason is not None:
             raise RequestError(f"{trial.name} cannot be stacked: {reason}")
-        model = trial.model.to(self.device, torch.float64 if trial.settings.precision == "float64" else None)
-        self.of[trial.name] = Architecture(model, trial.objective)
+        self.of[trial.name] = Architecture(trial.model.to(self.device, trial.dtype), trial.objective)
         self.architectures.append((key, self.of[trial.name]))
 
     def _arrange(self) -> None:
-        """Blocks for everybody: as equal as can be, no wider than allowed, at least one for each lane. Blocks that stay as they are stay."""
+        """Blocks for everybody: as equal as can be, no wider than allowed, one for each lane. Blocks that have not changed stay."""
         before = {tuple(member.trial.name for member in block.members): block for block in self.blocks}
         self.blocks = []
         for _, architecture in self.architectures:
@@ -230,7 +231,9 @@ class _Fit:
         for member in self.live.values():
             member.trial.recorder.flush()
         done = sum(member.state.step for member in self.live.values())
-        raise Interrupted(f"stopped with {len(self.live)} trials in training, {done} steps done of {sum(m.total for m in self.live.values())}")
+        raise Interrupted(
+            f"stopped with {len(self.live)} trials in training, {done} steps done of {sum(m.total for m in self.live.values())}"
+        )
 
     def _save(self) -> None:
         assert self.checkpoints is not None
@@ -250,14 +253,21 @@ class _Fit:
         tensors = {f"generators/{name}": tensor for name, tensor in generators.items()}
         for name, member in self.live.items():
             tensors |= {f"weights/{number[name]}/{key}": tensor for key, tensor in member.weights.items()}
-            tensors |= {f"moments/{number[name]}/{slot}/{place}": row for slot, rows in member.moments.items() for place, row in enumerate(rows)}
+            tensors |= {
+                f"moments/{number[name]}/{slot}/{place}": row for slot, rows in member.moments.items() for place, row in enumerate(rows)
+            }
         values = {
             "names": self.names,
             "states": {name: asdict(state) for name, state in states.items()},
             "validated": {name: member.validated for name, member in self.live.items()},
             "errors": {name: _written(member.error) for name, member in self.live.items() if member.error},
-            "ended": {name: {"stopped_early": end.stopped_early, "pruned": end.pruned, "error": _written(end.error)} for name, end in self.ended.items()},
-            "blocks": [{"members": [member.trial.name for member in block.members], "epoch_done": block.epoch_done} for block in self.blocks],
+            "ended": {
+                name: {"stopped_early": end.stopped_early, "pruned": end.pruned, "error": _written(end.error)}
+                for name, end in self.ended.items()
+            },
+            "blocks": [
+                {"members": [member.trial.name for member in block.members], "epoch_done": block.epoch_done} for block in self.blocks
+            ],
             "generators": generator_values,
             "best_file": self.best_file,
             "width": self.width,
@@ -284,7 +294,8 @@ class _Fit:
                 raise CheckpointError(f"the checkpoint has a trial {name!r} that has not ended and is not among those given")
             self._architecture(given[name])
             member = self.live[name] = Member.of(given[name], self.device)
-            member.state, member.best, member.best_is_saved = state, best, True
+            member.state, member.best_is_saved = state, True
+            member.best = {key: tensor.to(self.device) for key, tensor in best.items()}
             member.validated, member.error = values["validated"][name], _read(values["errors"].get(name))
             saved = parts["weights"][place]
             if {key: tensor.shape for key, tensor in saved.items()} != {key: tensor.shape for key, tensor in member.weights.items()}:
@@ -299,7 +310,9 @@ class _Fit:
                 block = self._block(self.of[names[0]], names)
                 block.epoch_done = saved_block["epoch_done"]
                 self.blocks.append(block)
-        generators = {name.removeprefix("generators/"): tensor for name, tensor in snapshot.tensors.items() if name.startswith("generators/")}
+        generators = {
+            name.removeprefix("generators/"): tensor for name, tensor in snapshot.tensors.items() if name.startswith("generators/")
+        }
         randomness.restore(generators, values["generators"])
         return [trial for trial in trials if trial.name not in self.names]
 

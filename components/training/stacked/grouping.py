@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from components.data.batches import Batches
 from components.protocols import Batch, Objective
 from components.training.device import AUTOCAST, to_device
-from components.training.stacked.program import Program, Value
-from components.training.stacked.tape import NotStackable, record_step
+from components.training.stacked.program import Program
+from components.training.stacked.repeated import Value
+from components.training.stacked.tape import NotStackableError, record_step
 from components.training.stacked.trials import StackedTrial, state_of
 from components.training.stacked.updates import SLOTS
 
@@ -36,9 +37,10 @@ class Groups:
 def group(trials: Sequence[StackedTrial]) -> Groups:
     """Sort trials by the program that they can share.
 
-    Trials share a program if these are equal: the architecture (modules, their settings, shapes; dropout is dropout, whatever its probability
-    above 0), the objective, the precision, the batches' shapes and number. Everything else may differ: initial weights, seed and so the
-    order of the examples, the optimizer's rule and numbers, the schedule, the number of epochs, clipping, patience.
+    Trials share a program if these are equal: the architecture (modules, their settings, shapes; dropout is dropout, whatever its
+    probability above 0), the objective, the precision, the batches' shapes and number. Everything else may differ: initial weights, seed
+    and so the order of the examples, the optimizer's rule and numbers, the schedule, the number of epochs, clipping, patience. Where
+    batches are padded to the length of what is in them, the order has to be the same as well.
     """
     kinds: list[tuple[Any, StackedTrial, list[StackedTrial] | str]] = []
     alone: list[tuple[StackedTrial, str]] = []
@@ -79,17 +81,16 @@ def can_stack(trial: StackedTrial) -> str | None:
     for name, module in trial.model.named_modules():
         if isinstance(module, _NormBase):
             return f"{name or 'it'} ({type(module).__name__}) uses statistics of the batch"
-    dtype = torch.float64 if trial.settings.precision == "float64" else None
-    model = copy.deepcopy(trial.model).to(dtype=dtype)
+    model = copy.deepcopy(trial.model).to(dtype=trial.dtype)
     try:
-        _must_agree(model, trial.objective, to_device(next(iter(trial.batches.epoch(0))), _device(model), dtype))
-    except NotStackable as error:
+        _must_agree(model, trial.objective, to_device(next(iter(trial.batches.epoch(0))), _device(model), trial.dtype))
+    except NotStackableError as error:
         return str(error)
     return None
 
 
 def _must_agree(model: nn.Module, objective: Objective, batch: Batch) -> None:
-    """Raise NotStackable unless two trials together come to what each of them comes to alone."""
+    """Raise NotStackableError unless two trials together come to what each of them comes to alone."""
     step = record_step(model, objective, batch)
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -109,11 +110,11 @@ def _must_agree(model: nn.Module, objective: Objective, batch: Batch) -> None:
             value[1].copy_(turned[key])
         program.run()
     except (RuntimeError, NotImplementedError) as error:
-        raise NotStackable(f"an operation cannot be repeated for many trials: {str(error).splitlines()[0]}") from error
+        raise NotStackableError(f"an operation cannot be repeated for many trials: {str(error).splitlines()[0]}") from error
     for row, (alone, examples) in enumerate(((model, batch), (other, turned))):
-        found = [program.stacked(program.value(slot))[row] for slot in (step.loss, *step.gradients.values())]
+        found = [program.value(slot)[row] for slot in (step.loss, *step.gradients.values())]
         if not all(_close(*pair) for pair in zip(found, _alone(alone, objective, examples, list(step.gradients)), strict=True)):
-            raise NotStackable("repeated for other weights and another batch, its step comes to something else than alone")
+            raise NotStackableError("repeated for other weights and another batch, its step comes to something else than alone")
 
 
 def _alone(model: nn.Module, objective: Objective, batch: Batch, names: Sequence[str]) -> list[Tensor]:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
-from types import BuiltinFunctionType
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,20 +23,11 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
 from components.training.stacked.operations import RULES
-from components.training.stacked.tape import Call, NotStackable, Slot, Tape, is_view, slots, tensors, writes
+from components.training.stacked.repeated import Value, lined_up, one_by_one, refresh, repeated, values_in, with_tensors, writers
+from components.training.stacked.tape import Call, NotStackableError, Slot, Tape, is_view, slots, tensors, writes
 
 SHAPE_ONLY = {"ones_like", "zeros_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 """Operations that look at a tensor's shape and not at its numbers."""
-
-
-class Value(NamedTuple):
-    """What a slot is bound to."""
-
-    tensor: Tensor
-    """(T, …) where stacked, else as on the tape."""
-    stacked: bool
-    constant: bool = False
-    """Whether no step changes it."""
 
 
 class Program:
@@ -49,8 +39,11 @@ class Program:
         given: the tape's inputs by name. Binding runs the step once on what is in them; after that, whoever fills them calls `run`.
         wanted: the slots whose values are read after a run.
 
+    Attributes:
+        bytes: memory that the program has taken, beside what was given.
+
     Raises:
-        NotStackable: an operation cannot be repeated for many trials.
+        NotStackableError: an operation cannot be repeated for many trials.
     """
 
     def __init__(self, tape: Tape, trials: int, given: Mapping[str, Value], wanted: Iterable[Slot]) -> None:
@@ -59,18 +52,19 @@ class Program:
         self._operations: list[Callable[[], Any]] = []
         self._values: dict[int, Value] = {slot.number: given[name] for name, slot in tape.inputs.items() if name in given}
         self._values |= {number: Value(tensor, stacked=False, constant=True) for number, tensor in tape.constants.items()}
-        self._free: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-        self._taken: list[Tensor] = []
         self._dtypes, self._roots = tape.dtypes, tape.roots
         self._written = {tape.roots[slot.number] for call in tape.calls if writes(call.operation) for slot in slots(call.results)}
-        dying = _deaths(tape, {tape.roots[slot.number] for slot in wanted})
-        with torch.no_grad():
-            for place, call in enumerate(tape.calls):
-                self._taken = []
-                self._bind(call)
-                dying[place].own(self._taken)
-                for buffers in dying[place].released():
-                    self._give_back(buffers)
+        self._free: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+        self._taken: list[Tensor] = []
+        ends = _ends(tape, {tape.roots[slot.number] for slot in wanted})
+        taken: list[list[Tensor]] = []
+        for call, ending in zip(tape.calls, ends, strict=True):
+            self._taken = []
+            self._bind(call)
+            taken.append(self._taken)
+            for place in ending:
+                for buffer in taken[place]:
+                    self._free[_layout(buffer)].append(buffer)
         self._free.clear()
 
     def run(self) -> None:
@@ -78,26 +72,26 @@ class Program:
         for operation in self._operations:
             operation()
 
-    def value(self, slot: Slot) -> Value:
-        """What a wanted slot is bound to."""
-        return self._values[slot.number]
-
-    def stacked(self, value: Value) -> Tensor:
-        """(T, …) of a value that may be the same for all trials (then without memory of its own)."""
-        return value.tensor if value.stacked else value.tensor.expand(self.trials, *value.tensor.shape)
+    def value(self, slot: Slot) -> Tensor:
+        """(T, …) of a wanted slot; where it is the same for all trials, without memory for each."""
+        return self.stacked(self._values[slot.number])
 
     def own(self, slot: Slot, *, apart_from: Iterable[Tensor] = ()) -> Tensor:
         """(T, …) contiguous memory that holds a wanted slot's value after every run, and nothing else that is listed."""
-        value = self.value(slot)
+        value = self._values[slot.number]
         taken = {tensor.untyped_storage().data_ptr() for tensor in apart_from}
-        tensor = value.tensor
-        if value.stacked and not value.constant and tensor.is_contiguous() and tensor.untyped_storage().data_ptr() not in taken:
-            return tensor
+        whole = value.stacked and not value.constant and value.tensor.is_contiguous()
+        if whole and value.tensor.untyped_storage().data_ptr() not in taken:
+            return value.tensor
         return self.copy(self.stacked(value))
 
     # ------------------------------------------------------------------ for the rules
 
-    def emit(self, function: Callable[..., Tensor], *arguments: Any, writer: Callable[..., Any] | None = None, **keywords: Any) -> Tensor:
+    def stacked(self, value: Value) -> Tensor:
+        """(T, …) of any value."""
+        return value.tensor if value.stacked else value.tensor.expand(self.trials, *value.tensor.shape)
+
+    def emit(self, function: Callable[..., Any], *arguments: Any, writer: Callable[..., Any] | None = None, **keywords: Any) -> Tensor:
         """Add an operation that (or whose other form, `writer`) takes an `out`; returns where it will write."""
         buffer = self._keep(function(*arguments, **keywords))
         self._operations.append(partial(writer or function, *arguments, **keywords, out=buffer))
@@ -120,9 +114,9 @@ class Program:
         self._operations.append(buffer.zero_)
         return buffer
 
-    def each(self, operation: OpOverload, arguments: Any, keywords: Any) -> Any:
+    def each(self, operation: OpOverload, *arguments: Any) -> Any:
         """Add an operation trial by trial; arguments hold values."""
-        return self._refreshed(partial(_one_by_one, operation, arguments, keywords, self.trials))
+        return self._refreshed(partial(one_by_one, operation, arguments, {}, self.trials))
 
     # ------------------------------------------------------------------ binding
 
@@ -131,22 +125,22 @@ class Program:
         arguments, keywords = tree_map(
             lambda item: self._values[item.number] if isinstance(item, Slot) else item, (call.arguments, dict(call.keywords))
         )
-        values = list(_values_in((arguments, keywords)))
-        stacked = any(value.stacked for value in values)
+        values = list(values_in((arguments, keywords)))
+        stacked, constant = any(value.stacked for value in values), all(value.constant for value in values)
         if writes(operation):
-            self._change(operation, arguments, keywords, call)
-            return
-        if is_view(operation):
-            results, constant = self._view(operation, arguments, keywords), all(value.constant for value in values)
-        elif operation._opname in SHAPE_ONLY or all(value.constant for value in values):
-            results, constant = self._once(operation, arguments, keywords, call)
-            stacked = stacked or not constant
+            self._change(operation, arguments, keywords)
+            self._set(call.results, arguments[0].tensor, stacked=arguments[0].stacked, constant=False)
+        elif is_view(operation):
+            self._set(call.results, self._view(operation, arguments, keywords), stacked=stacked, constant=constant)
+        elif not constant and operation._opname not in SHAPE_ONLY:
+            compute = self._compute if stacked else self._plain
+            self._set(call.results, compute(operation, arguments, keywords, call.results), stacked=stacked, constant=False)
+        elif any(self._roots[slot.number] in self._written for slot in slots(call.results)):
+            self._set(call.results, self._anew(operation, arguments, keywords), stacked=True, constant=False)
         else:
-            results, constant = (
-                (self._compute(operation, arguments, keywords, call) if stacked else self._plain(operation, arguments, keywords)),
-                False,
-            )
-        self._set(call.results, results, stacked=stacked, constant=constant)
+            results = repeated(operation, arguments, keywords, self.trials)()
+            self.bytes += sum(tensor.nbytes for tensor in tensors(results))
+            self._set(call.results, results, stacked=stacked, constant=True)
 
     def _set(self, where: Any, results: Any, *, stacked: bool, constant: bool) -> None:
         if isinstance(where, Slot):
@@ -155,82 +149,79 @@ class Program:
             for slot, result in zip(where, results, strict=True):
                 self._set(slot, result, stacked=stacked, constant=constant)
 
-    def _once(self, operation: OpOverload, arguments: Any, keywords: Any, call: Call) -> tuple[Any, bool]:
-        """What no step changes is computed now; what later operations write into is put back every time, for each trial its own."""
-        results = _vmapped(operation, arguments, keywords, self.trials)()
-        stacked = any(value.stacked for value in _values_in((arguments, keywords)))
-        if not any(self._roots[slot.number] in self._written for slot in slots(call.results)):
-            self.bytes += sum(tensor.nbytes for tensor in tensors(results))
-            return results, True
-        fresh = tree_map(lambda tensor: self.copy(tensor if stacked else tensor.expand(self.trials, *tensor.shape)), results)
-        return fresh, False
+    def _anew(self, operation: OpOverload, arguments: Any, keywords: Any) -> Any:
+        """What is the same in every step, but is written into: put back every time, for each trial its own."""
+        stacked = any(value.stacked for value in values_in((arguments, keywords)))
+        results = repeated(operation, arguments, keywords, self.trials)()
+        return tree_map(
+            lambda item: self.copy(self.stacked(Value(item, stacked))) if isinstance(item, Tensor) else item,
+            results,
+        )
 
     def _view(self, operation: OpOverload, arguments: Any, keywords: Any) -> Any:
         """A view of memory that stays where it is costs nothing later; where no view is possible, a copy is made every time."""
-        before = {value.tensor.untyped_storage().data_ptr() for value in _values_in((arguments, keywords))}
-        compute = _vmapped(operation, arguments, keywords, self.trials)
+        compute = repeated(operation, arguments, keywords, self.trials)
         try:
             results = compute()
-        except RuntimeError:  # a layout that this view cannot be had of
-            (value,) = _values_in((arguments, keywords))
+        except RuntimeError:  # the layout does not allow this view
+            (value,) = values_in((arguments, keywords))
             copied = Value(self.copy(value.tensor), value.stacked)
-            arguments, keywords = tree_map(lambda item: copied if item is value else item, (arguments, keywords), is_leaf=_is_value)
+            arguments, keywords = tree_map(lambda item: copied if item is value else item, (arguments, keywords))
             return self._view(operation, arguments, keywords)
+        before = {value.tensor.untyped_storage().data_ptr() for value in values_in((arguments, keywords))}
         if all(not tensor.numel() or tensor.untyped_storage().data_ptr() in before for tensor in tensors(results)):
             return results
         return self._refreshed(compute)
 
-    def _change(self, operation: OpOverload, arguments: Any, keywords: Any, call: Call) -> None:
-        changed = arguments[0]
-        others = list(_values_in((arguments[1:], keywords)))
+    def _change(self, operation: OpOverload, arguments: Any, keywords: Any) -> None:
+        changed, others = arguments[0], values_in((arguments[1:], keywords))
         if changed.constant or (not changed.stacked and any(value.stacked for value in others)):
-            raise NotStackable(f"it changes a tensor in place that is the same for all trials, in {operation}")
+            raise NotStackableError(f"it changes a tensor in place that is the same for all trials, in {operation}")
         if torch.Tag.pointwise in operation.tags or operation._opname == "copy_":
-            lined_up, words = _lined_up(arguments, keywords)
-            self.do(operation, *lined_up, **words)
+            positional, words = lined_up((arguments, keywords))
+            self.do(operation, *positional, **words)
         else:
-            self.do(_vmapped(operation, arguments, keywords, self.trials))
-        self._set(call.results, changed.tensor, stacked=changed.stacked, constant=False)
+            self.do(repeated(operation, arguments, keywords, self.trials))
 
-    def _plain(self, operation: OpOverload, arguments: Any, keywords: Any) -> Any:
-        arguments, keywords = tree_map(_tensor_of, (arguments, keywords), is_leaf=_is_value)
-        return self._operation(operation, arguments, keywords, dtype=None)
+    def _plain(self, operation: OpOverload, arguments: Any, keywords: Any, _results: Any) -> Any:
+        """What is the same for all trials is done once."""
+        positional, words = with_tensors((arguments, keywords))
+        return self._operation(operation, positional, words)
 
-    def _compute(self, operation: OpOverload, arguments: Any, keywords: Any, call: Call) -> Any:
+    def _compute(self, operation: OpOverload, arguments: Any, keywords: Any, results: Any) -> Any:
         rule = RULES.get(operation)
         if rule is not None:
-            results = rule(self, *arguments, **keywords)
-            if results is not NotImplemented:
-                return results
-        if torch.Tag.pointwise in operation.tags and isinstance(call.results, Slot):
-            return self._operation(operation, *_lined_up(arguments, keywords), dtype=self._dtypes[call.results.number])
-        return self._refreshed(_vmapped(operation, arguments, keywords, self.trials))
+            done = rule(self, *arguments, **keywords)
+            if done is not NotImplemented:
+                return done
+        if torch.Tag.pointwise in operation.tags and isinstance(results, Slot):
+            positional, words = lined_up((arguments, keywords))
+            return self._operation(operation, positional, words, self._dtypes[results.number])
+        return self._refreshed(repeated(operation, arguments, keywords, self.trials))
 
-    def _operation(self, operation: OpOverload, arguments: Any, keywords: Any, dtype: torch.dtype | None) -> Any:
+    def _operation(self, operation: OpOverload, arguments: Any, keywords: Any, dtype: torch.dtype | None = None) -> Any:
         """Run torch's own operation, into the same memory every time where it can."""
         results = operation(*arguments, **keywords)
         if not isinstance(results, Tensor):
             return self._refreshed(partial(operation, *arguments, **keywords))
-        # A number without dimensions does not decide a result's type, the same number for T trials would.
+        # A number without dimensions does not decide a result's type; the same number for each of T trials would.
         buffer = self._keep(results if dtype is None else results.to(dtype))
-        for function, into in _writers(operation):
+        for function, into in writers(operation):
             write = partial(function, *arguments, **keywords, **{into: buffer})
             try:
                 write()
-            except (TypeError, RuntimeError):
+            except (TypeError, RuntimeError):  # this form takes no such arguments
                 continue
             self._operations.append(write)
             return buffer
-        self._operations.append(partial(_refresh, partial(operation, *arguments, **keywords), buffer))
+        self._operations.append(partial(refresh, partial(operation, *arguments, **keywords), buffer))
         return buffer
 
     def _refreshed(self, compute: Callable[[], Any]) -> Any:
         """What `compute` returns, copied into the same memory every time."""
         buffers = tree_map(lambda item: self._keep(item) if isinstance(item, Tensor) else item, compute())
-        self._operations.append(partial(_refresh, compute, buffers))
+        self._operations.append(partial(refresh, compute, buffers))
         return buffers
-
-    # ------------------------------------------------------------------ memory
 
     def _keep(self, result: Tensor) -> Tensor:
         """Memory for a result: some that is not needed any more, or the result's own."""
@@ -240,148 +231,28 @@ class Program:
         if free:
             buffer = free.pop().copy_(result)
         else:
-            if result.untyped_storage().nbytes() != result.nbytes:  # a view of something larger
-                result = result.clone()
-            buffer = result
+            # A view of something larger would keep all of that.
+            buffer = result if result.untyped_storage().nbytes() == result.nbytes else result.clone()
             self.bytes += buffer.nbytes
         self._taken.append(buffer)
         return buffer
 
-    def _give_back(self, buffers: list[Tensor]) -> None:
-        for buffer in buffers:
-            self._free[_layout(buffer)].append(buffer)
 
-
-class _Lifetimes:
-    """Which calls' memory is free after a call."""
-
-    def __init__(self) -> None:
-        self._buffers: list[Tensor] = []
-        self.ends: list[_Lifetimes] = []
-
-    def own(self, buffers: list[Tensor]) -> None:
-        self._buffers = buffers
-
-    def released(self) -> list[list[Tensor]]:
-        return [call._buffers for call in self.ends]
-
-
-def _deaths(tape: Tape, wanted: set[int]) -> list[_Lifetimes]:
-    """For each call, whose results are used there for the last time. What is wanted never dies."""
+def _ends(tape: Tape, wanted: set[int]) -> list[list[int]]:
+    """For each call, the calls whose results are used there for the last time. What is wanted is used for ever."""
     last: dict[int, int] = {}
     for place, call in enumerate(tape.calls):
         for slot in slots((call.arguments, dict(call.keywords), call.results)):
             last[tape.roots[slot.number]] = place
-    calls = [_Lifetimes() for _ in tape.calls]
+    ends: list[list[int]] = [[] for _ in tape.calls]
     for place, call in enumerate(tape.calls):
-        roots = {tape.roots[slot.number] for slot in slots(call.results)}
-        own = {slot.number for slot in slots(call.results)} & roots  # results that are no views of something older
-        if own and not roots & wanted:
-            calls[max(last[root] for root in roots)].ends.append(calls[place])
-    return calls
+        numbers = {slot.number for slot in slots(call.results)}
+        roots = {tape.roots[number] for number in numbers}
+        is_new = bool(numbers & roots)  # and no view of something older
+        if is_new and not roots & wanted and not writes(call.operation):
+            ends[max(last[root] for root in roots)].append(place)
+    return ends
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _is_value(item: Any) -> bool:
-    return isinstance(item, Value)
-
-
-def _tensor_of(item: Any) -> Any:
-    return item.tensor if isinstance(item, Value) else item
-
-
-def _values_in(items: Any) -> Iterable[Value]:
-    if isinstance(items, Value):
-        yield items
-    elif isinstance(items, Mapping):
-        yield from _values_in(tuple(items.values()))
-    elif isinstance(items, tuple | list):
-        for item in items:
-            yield from _values_in(item)
-
-
-def _lined_up(arguments: Any, keywords: Any) -> Any:
-    """Tensors whose dimensions behind T stand below each other, as broadcasting without T would have them."""
-    rank = max(value.tensor.ndim - value.stacked for value in _values_in((arguments, keywords)))
-
-    def line_up(item: Any) -> Any:
-        if not isinstance(item, Value):
-            return item
-        missing = rank - (item.tensor.ndim - 1)
-        if not item.stacked or not missing:
-            return item.tensor
-        return item.tensor[(slice(None), *(None,) * missing)]
-
-    return tree_map(line_up, (arguments, keywords), is_leaf=_is_value)
-
-
-def _vmapped(operation: OpOverload, arguments: Any, keywords: Any, trials: int) -> Callable[[], Any]:
-    """The operation under `torch.vmap`, or one by one where vmap has no rule for it; arguments hold values."""
-    values = list(_values_in((arguments, keywords)))
-    if not any(value.stacked for value in values):
-        words = tree_map(_tensor_of, (arguments, keywords), is_leaf=_is_value)
-        return partial(operation, *words[0], **words[1])
-    if not _has_batching_rule(operation):
-        return partial(_one_by_one, operation, arguments, keywords, trials)
-
-    shape: list[Any] = []
-
-    def once(*given: Tensor) -> tuple[Tensor, ...]:
-        left = iter(given)
-        positional, words = tree_map(lambda item: next(left) if _is_value(item) else item, (arguments, keywords), is_leaf=_is_value)
-        results = operation(*positional, **words)
-        shape[:] = [tree_map(lambda item: isinstance(item, Tensor), results)]
-        return tuple(tensors(results))  # vmap takes no None
-
-    mapped = torch.vmap(once, in_dims=tuple(0 if value.stacked else None for value in values))
-
-    def all_at_once() -> Any:
-        left = iter(mapped(*(value.tensor for value in values)))
-        return tree_map(lambda is_tensor: next(left) if is_tensor else None, shape[0])
-
-    return all_at_once
-
-
-def _one_by_one(operation: OpOverload, arguments: Any, keywords: Any, trials: int) -> Any:
-    def row(item: Any, trial: int) -> Any:
-        return (item.tensor[trial] if item.stacked else item.tensor) if isinstance(item, Value) else item
-
-    rows = []
-    for trial in range(trials):
-        positional, words = tree_map(partial(row, trial=trial), (arguments, keywords), is_leaf=_is_value)
-        rows.append(operation(*positional, **words))
-    if isinstance(rows[0], Tensor):
-        return torch.stack(rows)
-    return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True))
-
-
-def _refresh(compute: Callable[[], Any], buffers: Any) -> None:
-    for buffer, result in zip(tensors(buffers), tensors(compute()), strict=True):
-        buffer.copy_(result)
-
-
-@cache
-def _has_batching_rule(operation: OpOverload) -> bool:
-    name = operation.name()
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return any(has(name, key) for key in ("FuncTorchBatched", "FuncTorchBatchedDecomposition", "CompositeImplicitAutograd"))
-
-
-@cache
-def _writers(operation: OpOverload) -> tuple[tuple[Callable[..., Any], str], ...]:
-    """Forms of an operation that write into a given tensor, with that argument's name; torch's Python functions are the quicker ones."""
-    found: list[tuple[Callable[..., Any], str]] = []
-    function = getattr(torch, operation._opname, None)
-    if operation.namespace == "aten" and isinstance(function, BuiltinFunctionType):
-        found.append((function, "out"))
-    wanted = [str(argument.type) for argument in operation._schema.arguments]
-    for name in operation.overloadpacket.overloads():
-        other = getattr(operation.overloadpacket, name)
-        plain = [str(argument.type) for argument in other._schema.arguments if not argument.is_out]
-        into = [argument.name for argument in other._schema.arguments if argument.is_out]
-        if len(into) == 1 and plain == wanted:
-            found.append((other, into[0]))
-    return tuple(found)

@@ -24,7 +24,7 @@ from components.activations import ACTIVATIONS
 from components.protocols import Batch, Objective
 
 
-class NotStackable(ValueError):
+class NotStackableError(ValueError):
     """Why a model's step cannot be repeated for many trials; reads on after "it cannot be stacked: "."""
 
 
@@ -96,15 +96,15 @@ def record_step(model: nn.Module, objective: Objective, batch: Batch) -> Step:
         model: on the device and in the type that it is to train in; left in training mode.
 
     Raises:
-        NotStackable: the step depends on values, or the batch holds more than tensors.
+        NotStackableError: the step depends on values, or the batch holds more than tensors.
     """
     for key, value in batch.items():
         if not isinstance(value, Tensor):
-            raise NotStackable(f"{key!r} in its batches is no tensor")
+            raise NotStackableError(f"{key!r} in its batches is no tensor")
     model.train()
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
-        raise NotStackable("it has no trainable parameter")
+        raise NotStackableError("it has no trainable parameter")
     recorder = _Recorder()
     _give_state(recorder, model)
     for key, value in batch.items():
@@ -112,7 +112,7 @@ def record_step(model: nn.Module, objective: Objective, batch: Batch) -> Step:
     with torch.enable_grad(), _Watch(recorder, model) as watch, recorder:
         loss = objective.losses(model, batch)["loss"]
         if loss.ndim:
-            raise NotStackable(f"its loss has the shape {list(loss.shape)} and is no single number")
+            raise NotStackableError(f"its loss has the shape {list(loss.shape)} and is no single number")
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return Step(
         tape=recorder.tape,
@@ -128,7 +128,7 @@ def record_forward(model: nn.Module, arguments: tuple[Any, ...], keywords: Mappi
     """Write down what the model says in evaluation mode. Inputs: `state/NAME`, and `given/N` for each tensor in order.
 
     Raises:
-        NotStackable: the pass depends on values.
+        NotStackableError: the pass depends on values.
     """
     model.eval()
     recorder = _Recorder()
@@ -176,11 +176,11 @@ def _give_state(recorder: _Recorder, model: nn.Module) -> None:
         recorder.give(f"state/{name}", tensor)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation below autograd. Tensors are known by identity, so all of them are kept until the end."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
         self.where: list[str] = []
         self._numbers: dict[int, int] = {}
@@ -225,6 +225,12 @@ class _Recorder(TorchDispatchMode):
             return operation(*args, **(kwargs or {}))
         self._refuse(operation, args, kwargs or {})
         arguments, keywords = tree_map(self.slot_of, (args, dict(kwargs or {})))
+        if (
+            torch.Tag.inplace_view in operation.tags
+        ):  # the same memory seen otherwise from now on: `x.transpose_()` is a new `x.transpose()`
+            results = operation(*args, **(kwargs or {}))
+            self.tape.calls.append(Call(_out_of_place(operation), arguments, keywords, self._new(results)))
+            return results
         if writes(operation):
             self._refuse_change(operation, args, arguments)
         results = operation(*args, **(kwargs or {}))
@@ -249,11 +255,11 @@ class _Recorder(TorchDispatchMode):
         """What cannot be repeated for other values is said, with the layer it is in."""
         tags = operation.tags
         if torch.Tag.data_dependent_output in tags:
-            raise NotStackable(f"what it does depends on the values of its tensors{self._place()}")
+            raise NotStackableError(f"what it does depends on the values of its tensors{self._place()}")
         if torch.Tag.dynamic_output_shape in tags:
-            raise NotStackable(f"the shapes of its tensors depend on values{self._place()}, in {operation}")
+            raise NotStackableError(f"the shapes of its tensors depend on values{self._place()}, in {operation}")
         if torch.Tag.nondeterministic_seeded in tags and _dropout_of(operation, args, kwargs) != 0:
-            raise NotStackable(f"it draws random numbers elsewhere than in nn.Dropout{self._place()}, in {operation}")
+            raise NotStackableError(f"it draws random numbers elsewhere than in nn.Dropout{self._place()}, in {operation}")
 
     def _refuse_change(self, operation: OpOverload, args: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         """A tensor that was there before the step may not be changed by it."""
@@ -262,10 +268,22 @@ class _Recorder(TorchDispatchMode):
         for argument, value, slot in zip(operation._schema.arguments, args, arguments, strict=False):
             changed = argument.alias_info is not None and argument.alias_info.is_write
             if changed and isinstance(value, Tensor) and self.tape.roots[slot.number] in before:
-                raise NotStackable(f"it changes a tensor that outlives the step{self._place()}, in {operation}")
+                raise NotStackableError(f"it changes a tensor that outlives the step{self._place()}, in {operation}")
 
     def _place(self) -> str:
         return f" (in {self.where[-1]})" if self.where and self.where[-1] else ""
+
+
+def _out_of_place(operation: OpOverload) -> OpOverload:
+    """`transpose` for `transpose_`."""
+    packet = getattr(torch.ops.aten, operation._opname.removesuffix("_"))
+    wanted = [str(argument.type) for argument in operation._schema.arguments]
+    found: OpOverload = next(
+        other
+        for other in (getattr(packet, name) for name in packet.overloads())
+        if [str(argument.type) for argument in other._schema.arguments] == wanted
+    )
+    return found
 
 
 def _dropout_of(operation: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float | None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from components.errors import RunError
 from components.protocols import Objective, Optimizer, Recorder, Schedule
 from components.training.evaluation import BatchSource
-from components.training.loop import State
 from components.training.settings import Trainer
+from components.training.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class StackedTrial:
         name: tells it from the others, also in the checkpoint.
         model: already initialised; like `fit`, a stack moves it to the device and leaves it with the last weights.
         batches: of the training split, with the trial's own seed.
-        settings: of `device`, `compile`, `threads` and `deterministic` nothing is used; `checkpoint_seconds` is the smallest of all trials'.
+        settings: `device`, `compile`, `threads` and `deterministic` are not used; of `checkpoint_seconds` the smallest of all trials' is.
         recorder: gets `train/*`, `validation/*`, `gradients/*` and `saturation/*` series, as from `fit`.
         seed: dropout's masks follow from it.
     """
@@ -38,6 +38,11 @@ class StackedTrial:
     settings: Trainer
     recorder: Recorder
     seed: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What its floating numbers are converted to; None leaves them."""
+        return torch.float64 if self.settings.precision == "float64" else None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Member:
     moments: dict[str, list[Tensor]] = field(default_factory=dict)
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
+    """The weights with the best validation metric so far; empty before there are any."""
     best_is_saved: bool = False
     validated: dict[str, float] | None = None
     """Metrics that nobody has been told of yet."""
@@ -77,7 +83,7 @@ class Member:
     @classmethod
     def of(cls, trial: StackedTrial, device: torch.device) -> Member:
         """A trial that has not begun."""
-        model = trial.model.to(device, torch.float64 if trial.settings.precision == "float64" else None)
+        model = trial.model.to(device, trial.dtype)
         return cls(trial, trial.batches.steps_per_epoch, {name: tensor.detach() for name, tensor in state_of(model)})
 
     @property
@@ -100,20 +106,25 @@ class Member:
         """Epochs, with fraction."""
         return self.state.epoch + self.state.batch / self.steps_per_epoch
 
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return self.trial.optimizer.learning_rate * self.trial.schedule.factor(self.state.step, self.total)
+    def steps_to_diagnosis(self) -> float:
+        """Steps until the next look inside, that one included: every so many, and the very first."""
+        every, step = self.trial.settings.diagnose_every, self.state.step
+        if not every:
+            return math.inf
+        return 1 if step == 0 else every - step % every
 
-    def into_model(self) -> nn.Module:
-        """The trial's own model with the weights that it has now."""
+    def steps_to_event(self) -> float:
+        """Steps until there is something to say, that one included."""
+        step = self.state.step
+        log_every = self.trial.settings.log_every
+        return min(self.steps_to_diagnosis(), log_every - step % log_every, self.total - step)
+
+    def into_model(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The trial's own model with the given weights, or those that it has now."""
         with torch.no_grad():
             for name, tensor in state_of(self.trial.model):
-                tensor.copy_(self.weights[name])
+                tensor.copy_((weights or self.weights)[name])
         return self.trial.model
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """The state dict that the trial's model has now, on the CPU."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.into_model().state_dict().items()}
 
     def validate(self, metrics: Mapping[str, float]) -> None:
         """Say how good the weights are, and keep them if they are the best so far."""
@@ -127,14 +138,15 @@ class Member:
             state.best_value is None or (value > state.best_value if direction == "max" else value < state.best_value)
         ):
             state.best_value, state.best_step, state.best_epoch, state.stale_epochs = value, state.step, state.epoch, 0
-            self.best, self.best_is_saved = self.snapshot(), False
+            self.best, self.best_is_saved = {name: tensor.clone() for name, tensor in self.weights.items()}, False
         else:
             state.stale_epochs += 1
 
     def end(self, *, pruned: bool = False) -> StackedFit:
-        """What came of it."""
-        last = self.snapshot()
-        return StackedFit(self.trial.name, self.best or last, self.state, self.stopped_early, pruned, self.error)
+        """What came of it; the trial's model is left with the last weights."""
+        best = {name: tensor.detach().cpu().clone() for name, tensor in self.into_model(self.best).state_dict().items()}
+        self.into_model()
+        return StackedFit(self.trial.name, best, self.state, self.stopped_early, pruned, self.error)
 
 
 def state_of(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -2,15 +2,16 @@
 
 Two forms of the same arithmetic:
 
-- **by rows**, on the CPU: torch's fused kernel (all of a rule in one pass over the memory) is called once for each trial, on the trial's rows.
-- **by vectors**, elsewhere and for rules without a fused kernel: every number is a vector (T, 1, …) and every operation runs once over
-  all trials, because there what costs is the number of operations.
+- **by rows**, on the CPU: torch's fused kernel (all of a rule in one pass over the memory) is called once for each trial, on its rows.
+- **by vectors**, elsewhere and for rules without a fused kernel: every number is a vector (T, 1, …) and every operation runs once
+  over all trials, because there what costs is the number of operations.
 
-Measured with torch 2.14 on one CPU core, Adam, microseconds a trial and step, by rows and by vectors: 32 MLPs 64-64-64-10 8.4 and 31 (alone,
-by `torch.optim`, 90); 16 MLPs 784-512-10 445 and 1,530 (alone 569). One flat (T, P) matrix in place of a matrix a layer gains
-nothing for either (14 and 28; 440 and 2,100), and its gradients cannot be written by `bmm`.
+Measured with torch 2.14 on one CPU core, Adam, microseconds a trial and step, by rows and by vectors: 32 MLPs 64-64-64-10 8.4 and 31
+(alone, by `torch.optim`, 90); 16 MLPs 784-512-10 445 and 1,530 (alone 569). One flat (T, P) matrix in place of a matrix for each
+layer gains nothing for either (14 and 28; 440 and 2,100), and `bmm` could not write its gradients.
 
-RMSprop is Adam's kernel with β₁ = 0, so that the mean of gradients is the gradient, after infinitely many steps, so that nothing is corrected.
+RMSprop is Adam's kernel with β₁ = 0, so that the mean of gradients is the gradient, after infinitely many steps, so that nothing is
+corrected.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from torch import Tensor
 from components.optimizers import Adadelta, Adagrad, Adam, AdamW, GradientDescent, Momentum, Nesterov, RMSprop
 from components.protocols import Optimizer
 
-Numbers = dict[str, Tensor]
-"""An optimizer's fields and what follows from them in this step, (T, 1, …) each, so that it multiplies (T, …)."""
+Tensors = list[Tensor] | tuple[Tensor, ...]
+"""(T, …), one for each parameter."""
+Numbers = dict[str, Tensors]
+"""The optimizers' fields and what follows from them in this step; (T, 1, …) for each parameter, so that it multiplies (T, …)."""
 
 
 class Update(Protocol):
@@ -54,8 +57,8 @@ class Stack:
     """
 
     optimizers: Sequence[Any]
-    parameters: Sequence[Tensor]
-    gradients: Sequence[Tensor]
+    parameters: list[Tensor]
+    gradients: list[Tensor]
     decayed: Sequence[bool]
 
 
@@ -96,88 +99,113 @@ class ByVectors:
     """Every operation once over all trials."""
 
     def __init__(self, stack: Stack) -> None:
+        optimizers = stack.optimizers
         self.stack = stack
         self.moments = _nothing_yet(stack)
-        self.counts = [0] * len(stack.optimizers)
-        self._rule = VECTORS[type(stack.optimizers[0])]
-        self._decays = any(optimizer.weight_decay for optimizer in stack.optimizers) and not isinstance(stack.optimizers[0], AdamW)
-        names = vars(stack.optimizers[0])
-        self._numbers = {name: self._vector([getattr(optimizer, name) for optimizer in stack.optimizers]) for name in names}
+        self.counts = [0] * len(optimizers)
+        self._rule = VECTORS[type(optimizers[0])]
+        self._numbers: Numbers = {}
+        for name in vars(optimizers[0]):
+            self._set(name, [getattr(optimizer, name) for optimizer in optimizers])
+            if name in MEANS:
+                self._set(f"1 - {name}", [1 - getattr(optimizer, name) for optimizer in optimizers])
+        decays = self._numbers["weight_decay"]
+        self._numbers["weight_decay"] = [
+            decay if decayed else torch.zeros_like(decay) for decay, decayed in zip(decays, stack.decayed, strict=True)
+        ]
+        self._penalised = any(optimizer.weight_decay for optimizer in optimizers) and not isinstance(optimizers[0], AdamW)
 
     def step(self, rates: Sequence[float]) -> None:
         """One step; see `Update`."""
-        optimizers = self.stack.optimizers
+        optimizers, theta = self.stack.optimizers, self.stack.parameters
         self.counts = [count + 1 for count in self.counts]
-        numbers = {**self._numbers, "rate": self._vector(rates)}
+        self._set("rate", rates)
         if isinstance(optimizers[0], Adam | AdamW):
-            first, second = ([1 - beta**t for beta, t in zip(betas, self.counts, strict=True)] for betas in _betas(optimizers))
-            numbers["first"] = self._vector([rate / correction for rate, correction in zip(rates, first, strict=True)])
-            numbers["second"] = self._vector([math.sqrt(correction) for correction in second])
-        slots = list(self.moments.values())
-        for place, (parameter, gradient) in enumerate(zip(self.stack.parameters, self.stack.gradients, strict=True)):
-            here = {name: vector.view(-1, *(1,) * (parameter.ndim - 1)) for name, vector in numbers.items()}
-            if not self.stack.decayed[place]:
-                here["weight_decay"] = torch.zeros_like(here["weight_decay"])
-            elif self._decays:
-                gradient = torch.addcmul(gradient, parameter, here["weight_decay"])  # noqa: PLW2901 — the gradient of the loss and its penalty
-            self._rule(parameter, gradient, [slot[place] for slot in slots], here)
+            corrections = [(1 - o.beta1**t, math.sqrt(1 - o.beta2**t)) for o, t in zip(optimizers, self.counts, strict=True)]
+            self._set("first", [rate / first for rate, (first, _) in zip(rates, corrections, strict=True)])
+            self._set("second", [second for _, second in corrections])
+        gradients: Tensors = self.stack.gradients
+        if self._penalised:
+            gradients = torch._foreach_addcmul(gradients, theta, self._numbers["weight_decay"])
+        self._rule(theta, gradients, *self.moments.values(), n=self._numbers)
 
-    def _vector(self, numbers: Sequence[float]) -> Tensor:
+    def _set(self, name: str, numbers: Sequence[float]) -> None:
+        """One number a trial, as (T, 1, …) beside each parameter; all of them views of one vector, which later calls fill anew."""
         like = self.stack.parameters[0]
-        return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+        vector = torch.tensor(numbers, dtype=like.dtype, device=like.device)
+        if name in self._numbers:
+            self._numbers[name][0].view(-1).copy_(vector)
+        else:
+            self._numbers[name] = [vector.view(-1, *(1,) * (parameter.ndim - 1)) for parameter in self.stack.parameters]
 
 
-def _betas(optimizers: Sequence[Any]) -> Iterator[list[float]]:
-    yield [optimizer.beta1 for optimizer in optimizers]
-    yield [optimizer.beta2 for optimizer in optimizers]
+def _gradient_descent(theta: Tensors, g: Tensors, n: Numbers) -> None:
+    torch._foreach_addcmul_(theta, g, n["rate"], value=-1)
 
 
-def _gradient_descent(theta: Tensor, g: Tensor, _moments: list[Tensor], n: Numbers) -> None:
-    theta.addcmul_(g, n["rate"], value=-1)
+def _momentum(theta: Tensors, g: Tensors, velocity: Tensors, n: Numbers) -> None:
+    torch._foreach_mul_(velocity, n["momentum"])
+    torch._foreach_add_(velocity, g)
+    torch._foreach_addcmul_(theta, velocity, n["rate"], value=-1)
 
 
-def _momentum(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    theta.addcmul_(moments[0].mul_(n["momentum"]).add_(g), n["rate"], value=-1)
+def _nesterov(theta: Tensors, g: Tensors, velocity: Tensors, n: Numbers) -> None:
+    torch._foreach_mul_(velocity, n["momentum"])
+    torch._foreach_add_(velocity, g)
+    torch._foreach_addcmul_(theta, torch._foreach_addcmul(g, velocity, n["momentum"]), n["rate"], value=-1)
 
 
-def _nesterov(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    velocity = moments[0].mul_(n["momentum"]).add_(g)
-    theta.addcmul_(torch.addcmul(g, velocity, n["momentum"]), n["rate"], value=-1)
+def _adagrad(theta: Tensors, g: Tensors, total: Tensors, n: Numbers) -> None:
+    torch._foreach_addcmul_(total, g, g)
+    _scaled_step(theta, g, torch._foreach_sqrt(total), n["epsilon"], n["rate"])
 
 
-def _adagrad(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    scale = moments[0].addcmul_(g, g).sqrt().add_(n["epsilon"])
-    theta.sub_(torch.div(g, scale, out=scale).mul_(n["rate"]))
+def _adadelta(theta: Tensors, g: Tensors, mean: Tensors, steps: Tensors, n: Numbers) -> None:
+    _mean_of_squares(mean, g, n, "rho")
+    scale, step = torch._foreach_add(mean, n["epsilon"]), torch._foreach_add(steps, n["epsilon"])
+    torch._foreach_div_(step, scale)
+    torch._foreach_sqrt_(step)
+    torch._foreach_mul_(step, g)
+    _mean_of_squares(steps, step, n, "rho")
+    torch._foreach_addcmul_(theta, step, n["rate"], value=-1)
 
 
-def _mean_of_squares(mean: Tensor, value: Tensor, kept: Tensor) -> Tensor:
-    return mean.mul_(kept).addcmul_(value, value * (1 - kept))
+def _rmsprop(theta: Tensors, g: Tensors, mean: Tensors, n: Numbers) -> None:
+    _mean_of_squares(mean, g, n, "decay")
+    _scaled_step(theta, g, torch._foreach_sqrt(mean), n["epsilon"], n["rate"])
 
 
-def _adadelta(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    scale = _mean_of_squares(moments[0], g, n["rho"]).add(n["epsilon"]).sqrt_()
-    step = moments[1].add(n["epsilon"]).sqrt_().div_(scale).mul_(g)
-    _mean_of_squares(moments[1], step, n["rho"])
-    theta.addcmul_(step, n["rate"], value=-1)
+def _adam(theta: Tensors, g: Tensors, gradient: Tensors, square: Tensors, n: Numbers) -> None:
+    torch._foreach_lerp_(gradient, g, n["1 - beta1"])
+    _mean_of_squares(square, g, n, "beta2")
+    scale = torch._foreach_sqrt(square)
+    torch._foreach_div_(scale, n["second"])
+    _scaled_step(theta, gradient, scale, n["epsilon"], n["first"])
 
 
-def _rmsprop(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    scale = _mean_of_squares(moments[0], g, n["decay"]).sqrt().add_(n["epsilon"])
-    theta.sub_(torch.div(g, scale, out=scale).mul_(n["rate"]))
+def _adamw(theta: Tensors, g: Tensors, gradient: Tensors, square: Tensors, n: Numbers) -> None:
+    torch._foreach_addcmul_(theta, theta, torch._foreach_mul(n["rate"], n["weight_decay"]), value=-1)
+    _adam(theta, g, gradient, square, n)
 
 
-def _adam(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    mean = moments[0].lerp_(g, 1 - n["beta1"])
-    scale = _mean_of_squares(moments[1], g, n["beta2"]).sqrt().div_(n["second"]).add_(n["epsilon"])
-    theta.sub_(torch.div(mean, scale, out=scale).mul_(n["first"]))
+def _mean_of_squares(mean: Tensors, value: Tensors, n: Numbers, kept: str) -> None:
+    """mean ← kept · mean + (1 − kept) · value²."""
+    torch._foreach_mul_(mean, n[kept])
+    torch._foreach_addcmul_(mean, value, torch._foreach_mul(value, n[f"1 - {kept}"]))
 
 
-def _adamw(theta: Tensor, g: Tensor, moments: list[Tensor], n: Numbers) -> None:
-    theta.mul_(1 - n["rate"] * n["weight_decay"])
-    _adam(theta, g, moments, n)
+def _scaled_step(theta: Tensors, direction: Tensors, scale: Tensors, epsilon: Tensors, rate: Tensors) -> None:
+    """θ ← θ − rate · direction / (scale + ε); `scale` is used up."""
+    torch._foreach_add_(scale, epsilon)
+    torch._foreach_reciprocal_(scale)
+    torch._foreach_mul_(scale, rate)
+    torch._foreach_addcmul_(theta, direction, scale, value=-1)
 
 
-VECTORS: dict[type[Any], Callable[[Tensor, Tensor, list[Tensor], Numbers], None]] = {
+MEANS = {"rho", "decay", "beta1", "beta2"}
+"""Numbers whose difference from 1 is needed as well."""
+
+VECTORS: dict[type[Any], Callable[..., None]] = {
     GradientDescent: _gradient_descent,
     Momentum: _momentum,
     Nesterov: _nesterov,
@@ -276,48 +304,47 @@ def _adagrad_rows(rows: Rows) -> Callable[..., None]:
     )
 
 
-def _adam_rows(rows: Rows) -> Callable[..., None]:
-    return _adam_kernel(
-        rows, torch._fused_adam_, rows.moments["gradient"], rows.moments["square"], rows.counts, rows.optimizer.beta1, rows.optimizer.beta2
-    )
-
-
-def _adamw_rows(rows: Rows) -> Callable[..., None]:
-    return _adam_kernel(
-        rows, torch._fused_adamw_, rows.moments["gradient"], rows.moments["square"], rows.counts, rows.optimizer.beta1, rows.optimizer.beta2
+def _adam_rows(rows: Rows, *, decoupled: bool = False) -> Callable[..., None]:
+    return partial(
+        torch._fused_adamw_ if decoupled else torch._fused_adam_,
+        rows.parameters,
+        rows.gradients,
+        rows.moments["gradient"],
+        rows.moments["square"],
+        [],
+        rows.counts,
+        beta1=float(rows.optimizer.beta1),
+        beta2=float(rows.optimizer.beta2),
+        weight_decay=rows.weight_decay,
+        eps=rows.optimizer.epsilon,
+        amsgrad=False,
+        maximize=False,
     )
 
 
 def _rmsprop_rows(rows: Rows) -> Callable[..., None]:
     gradient = [torch.zeros_like(parameter) for parameter in rows.parameters]
-    forever = [torch.full((), math.inf)] * len(gradient)
-    kernel = _adam_kernel(rows, torch._fused_adam_, gradient, rows.moments["mean"], forever, 0.0, rows.optimizer.decay)
+    kernel = partial(
+        torch._fused_adam_,
+        rows.parameters,
+        rows.gradients,
+        gradient,
+        rows.moments["mean"],
+        [],
+        [torch.full((), math.inf)] * len(gradient),
+        beta1=0.0,
+        beta2=float(rows.optimizer.decay),
+        weight_decay=rows.weight_decay,
+        eps=rows.optimizer.epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
 
     def step(lr: float) -> None:
         torch._foreach_zero_(gradient)  # what is no number there would stay for ever
         kernel(lr=lr)
 
     return step
-
-
-def _adam_kernel(
-    rows: Rows, function: Callable[..., Any], mean: list[Tensor], square: list[Tensor], counts: list[Tensor], beta1: float, beta2: float
-) -> Callable[..., None]:
-    return partial(
-        function,
-        rows.parameters,
-        rows.gradients,
-        mean,
-        square,
-        [],
-        counts,
-        beta1=float(beta1),
-        beta2=float(beta2),
-        weight_decay=rows.weight_decay,
-        eps=rows.optimizer.epsilon,
-        amsgrad=False,
-        maximize=False,
-    )
 
 
 ROWS: dict[type[Any], Callable[[Rows], Callable[..., None]]] = {
@@ -327,6 +354,6 @@ ROWS: dict[type[Any], Callable[[Rows], Callable[..., None]]] = {
     Adagrad: _adagrad_rows,
     RMSprop: _rmsprop_rows,
     Adam: _adam_rows,
-    AdamW: _adamw_rows,
+    AdamW: lambda rows: _adam_rows(rows, decoupled=True),
 }
 """Rule → its fused kernel on the CPU, ready for `lr`."""
