@@ -9,7 +9,7 @@ from lab_command import lab
 from trainings import curves, here, result
 
 from components.data.tokens import Vocabulary
-from components.errors import Interrupted
+from components.errors import ConfigError, Interrupted
 from flows import parts
 from flows.lab.settings import Settings
 from flows.records import logged_model, serving, translate
@@ -33,7 +33,7 @@ def settings(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     labelled = ["data=text_csv", f"data.path={folder / 'texts.csv'}"]
     here(
         module_settings,
-        [*labelled, *CLASSIFIER, "trainer.epochs=15", "trainer.batch_size=16", "optimizer.learning_rate=0.02"],
+        [*labelled, *CLASSIFIER, "trainer.epochs=8", "trainer.batch_size=16", "optimizer.learning_rate=0.02"],
         "classifier",
     )
     running = ["data=text_file", f"data.path={folder / 'text.txt'}", "data.block=20", "model=gru", "model.hidden=16", "model.embedding=8"]
@@ -68,7 +68,7 @@ def test_a_text_is_translated(settings: Settings) -> None:
 
 @pytest.mark.parametrize("run", ["classifier", "writer", "translator"])
 def test_odd_texts_get_an_answer_or_one_line(settings: Settings, run: str) -> None:
-    texts = ["", "  \n", "x" * 100_000, "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt"]
+    texts = ["", "  \n", "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt"]
     done = lab(settings, "predict", run, *texts, "--json")
     assert done.code == 0
     for text, answer in zip(texts, done.json["predictions"], strict=True):
@@ -94,11 +94,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(settings: Settings, override
 
 
 def test_what_does_not_go_together_is_one_line(settings: Settings) -> None:
-    done = lab(settings, "train", *(text for text in DATES if text != "activation=tanh"), "activation=relu")
-    assert done.code == 2
-    assert "lab: model: the fused kernel of gru has tanh built in, not ReLU: choose activation=tanh or kernel=explicit" in done.err
-    done = lab(settings, "train", "data=localized_dates", "model=lstm", "objective=language_modelling", "activation=tanh")
-    assert "these data ask for 'text', which takes another model, such as seq2seq" in done.err
+    with pytest.raises(ConfigError, match=r"^model: the fused kernel of gru has tanh built in, not ReLU: choose activation=tanh or kernel"):
+        here(settings, [*(text for text in DATES if text != "activation=tanh"), "activation=relu"], "rectified")
+    with pytest.raises(ConfigError, match=r"^model: these data ask for 'text', which takes another model, such as seq2seq$"):
+        here(settings, [*DATES[:5], "model=lstm", "objective=language_modelling", *SHARED], "mistaken")
 
 
 def test_runs_side_by_side(settings: Settings) -> None:
@@ -120,14 +119,9 @@ def test_runs_side_by_side(settings: Settings) -> None:
 def test_pictures_that_need_the_model(settings: Settings) -> None:
     from flows import experiment
 
-    for run, names in (
-        ("classifier", {"words", "gates"}),
-        ("translator", {"alignment-1", "bleu_by_length"}),
-        ("writer", {"memory", "gates"}),
-    ):
-        folder = settings.runs / run
-        experiment.run(experiment.read_config(folder), folder, settings)
-        assert names <= {path.stem for path in (folder / "figures" / "test").glob("*.png")}
+    folder = settings.runs / "translator"
+    experiment.run(experiment.read_config(folder), folder, settings)
+    assert {"alignment-1", "bleu_by_length"} <= {path.stem for path in (folder / "figures" / "test").glob("*.png")}
 
 
 @pytest.mark.parametrize(
