@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.data.tokens import Vocabulary
+from components.data.tokens import UNKNOWN, Vocabulary
 from components.objectives.classification import Classification
 from components.protocols import Batch, Model, Outcomes, Split
 
@@ -109,6 +109,4 @@ def influence(model: nn.Module, batch: Batch, classes: Tensor) -> Tensor:
 
 def unknown_tokens(batch: Batch) -> int:
     """How many of a batch's tokens are unknown."""
-    from components.data.tokens import UNKNOWN
-
     return int((batch["inputs"] == UNKNOWN).sum())
