@@ -82,15 +82,18 @@ def learning_bands(levels: Sequence[Band], *, factor: str, quantity: str, larges
     ranked = sorted(levels, key=lambda band: -band.mean[-1] if largest else band.mean[-1])
     figure = style.new_figure(4.6)
     axes = figure.add_subplot()
+    drawn = []
     for band, (colour, line) in zip(ranked, LINES, strict=False):
-        (name,) = style.short_names([band.name], 24)
         axes.fill_between(band.epochs, band.low, band.high, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(band.epochs, band.mean, color=colour, linestyle=line, marker="o", ms=3.5, linewidth=1.7, label=name)
+        drawn += axes.plot(band.epochs, band.mean, color=colour, linestyle=line, marker="o", ms=3.5, linewidth=1.7)
     _log_where_wide(axes, np.concatenate([band.mean for band in ranked]))
     style.dress(axes, x="epoch", y=quantity, grid="both")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if len({float(epoch) for band in ranked for epoch in band.epochs}) == 1:
+        axes.set_xlim(ranked[0].epochs[0] - 0.6, ranked[0].epochs[0] + 0.6)
     more = f"the best {len(LINES)} of {len(ranked)} levels; " if len(ranked) > len(LINES) else ""
-    legend = figure.legend(loc="outside right center", frameon=False, fontsize=style.TICK, title=textwrap.fill(factor, 24))
+    names = style.short_names([band.name for band in ranked[: len(LINES)]], 24)
+    legend = figure.legend(drawn, names, loc="outside right center", frameon=False, fontsize=style.TICK, title=textwrap.fill(factor, 24))
     legend.get_title().set_fontsize(style.TICK)
     (first,) = style.short_names([ranked[0].name], 30)
     title = f"After {ranked[0].epochs[-1]:g} epochs {first} is ahead" if len(ranked) > 1 else f"Learning with {first}"
@@ -177,14 +180,12 @@ def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: st
     axes.plot(np.arange(len(columns)), places[0], color=style.VERMILION, linewidth=2.4, zorder=4)
     for place, axis in enumerate(columns):
         axes.axvline(place, color=style.GREY, linewidth=0.9, zorder=3)
-        for where, text in _marks(axis):
-            left = place == len(columns) - 1
+        for where, text in _marks(axis, longest=min(max(110 // len(columns), 6), 14)):
             axes.text(
-                place + (0.02 if not left else -0.02) * len(columns) / 4,
+                place + 0.005 * len(columns),
                 where,
                 text,
                 va="center",
-                ha="right" if left else "left",
                 fontsize=style.NOTE - 1,
                 color=style.INK,
                 zorder=5,
@@ -194,12 +195,16 @@ def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: st
     axes.spines[:].set_visible(False)
     axes.set_yticks([])
     labels = style.short_names([axis.label for axis in columns], 40)
-    axes.set_xticks(range(len(columns)), [_folded(label, int(96 / len(columns))) for label in labels], fontsize=style.NOTE)
+    axes.set_xticks(
+        range(len(columns)),
+        [_folded(label, int(96 / len(columns))) for label in labels],
+        fontsize=min(max(80 / len(columns), 6), style.NOTE),
+    )
     axes.tick_params(length=0)
-    axes.set_xlim(-0.1, len(columns) - 0.9)
+    axes.set_xlim(-0.1, len(columns) - 1 + 0.08 * len(columns))
     axes.set_ylim((ABSENT if any(np.isnan(axis.values).any() for axis in axes_of) else 0.0) - 0.06, 1.06)
     count = int(there.sum())
-    part = f"; drawn are the best {BEST_LINES} and an even choice of the others, {len(shown)} in all" if count > len(shown) else ""
+    part = f";\ndrawn are the best {BEST_LINES} and an even choice of the others, {len(shown)} in all" if count > len(shown) else ""
     of = f"the best of {count:,} trials" if count > 1 else "the only trial"
     style.headline(figure, f"The way of {of} through the space", f"darker is better, the best in orange{part}")
     return style.finish(figure)
@@ -225,11 +230,11 @@ def _ends(axis: Axis) -> tuple[float, float]:
     return (float(numbers.min()), float(numbers.max())) if len(known) else (0.0, 0.0)
 
 
-def _marks(axis: Axis) -> list[tuple[float, str]]:
+def _marks(axis: Axis, longest: int) -> list[tuple[float, str]]:
     """What is written beside the axis: each choice, or the ends and the middle of numbers; "none" for trials without the key."""
     absent = [(ABSENT, "none")] if np.isnan(axis.values).any() else []
     if axis.names is not None:
-        names = style.short_names(list(axis.names), 14)
+        names = style.short_names(list(axis.names), longest)
         shown = style.thin(len(names), 16)
         return [*absent, *((1 - i / max(len(names) - 1, 1) if len(names) > 1 else 0.5, names[i]) for i in shown)]
     low, high = _ends(axis)

@@ -18,7 +18,9 @@ Floats = npt.NDArray[np.float64]
 GOOD = LinearSegmentedColormap.from_list("good", ["#eef5fa", style.BLUE])
 BAD_END = 0.1
 """Of many cells the worst tenth is as light as can be, so that those worth a look differ in colour."""
-MOST_PANELS, MOST_ROWS, MOST_COLUMNS = 12, 24, 16
+MOST_ROWS, MOST_COLUMNS = 24, 16
+ROWS_IN_ALL = 64
+"""Panels, two beside each other, go on below each other until there are so many rows; the first levels are shown."""
 MOST_LEVELS = 12
 """Of more levels of one factor the best twelve are shown."""
 SMALLEST_NUMBER, LARGEST_NUMBER = 5.5, 10.0
@@ -55,15 +57,17 @@ def heat_maps(values: Floats, *, rows: Side, columns: Side, panels: Side | None,
 
     Args:
         values: (panels, rows, columns); NaN where there is no value, which stays white with a dash.
-        rows, columns, panels: the factors; of more than 24, 16 and 12 levels the first are shown. No panels: values are (1, rows, columns).
+        rows, columns, panels: the factors; of very many levels the first are shown. No panels: values are (1, rows, columns).
         quantity: what is averaged, with its unit.
         largest: whether the largest value is the best.
         note: what a cell is the mean of.
     """
-    shown = values[:MOST_PANELS, :MOST_ROWS, :MOST_COLUMNS]
-    count, height, width = shown.shape
-    across = 1 if count == 1 else 2
-    down = -(-count // across)
+    shown = values[:, :MOST_ROWS, :MOST_COLUMNS]
+    _, height, width = shown.shape
+    across = 1 if len(shown) == 1 else 2
+    down = min(-(-len(shown) // across), max(ROWS_IN_ALL // height, 1))
+    shown = shown[: down * across]
+    count = len(shown)
     row_names, column_names = style.short_names(list(rows.levels)[:height]), style.short_names(list(columns.levels)[:width], 14)
     upright = max(map(len, column_names)) * width * across > 62
     cell = 0.26 if height <= 10 else 0.2
@@ -128,7 +132,7 @@ def level_means(factors: Mapping[str, LevelMeans], *, quantity: str, note: str) 
     for (name, levels), axes, count in zip(shown.items(), panels, counts, strict=True):
         rows = np.arange(count)
         mean, interval, spread = (part[:count] for part in (levels.mean, levels.interval, levels.spread))
-        axes.hlines(rows, *spread.T, color=style.FAINT, linewidth=7, label="middle half of the combinations: no interval of the mean")
+        axes.hlines(rows, *spread.T, color=style.FAINT, linewidth=7, label="middle half of the combinations (no interval)")
         axes.hlines(rows, *interval.T, color=style.BLUE, linewidth=2, label="95 % interval over seeds")
         for end in interval.T:
             axes.plot(end, rows, linestyle="none", marker="|", ms=8, mew=2, color=style.BLUE)
@@ -248,7 +252,7 @@ def _legend_of_drawn(figure: Figure, factors: Mapping[str, LevelMeans]) -> None:
     drawn = {
         "mean": True,
         "95 % interval over seeds": any(np.isfinite(levels.interval).any() for levels in factors.values()),
-        "middle half of the combinations: no interval of the mean": any(np.isfinite(levels.spread).any() for levels in factors.values()),
+        "middle half of the combinations (no interval)": any(np.isfinite(levels.spread).any() for levels in factors.values()),
     }
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

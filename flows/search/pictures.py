@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from components.figures.searches import Axis, Band
 
+LARGEST = 1e100
+"""What is larger than this (a loss, shortly before it is infinite) is drawn as no value: figures cannot hold it."""
 LECTURE = ("initializer", "activation", "optimizer")
 """Rows, columns and panels of the heat map, where the sweep has these factors."""
 
@@ -47,16 +49,17 @@ def _levels(report: Report, quantity: Quantity) -> Figure | None:
     drawn = {
         factor.key: LevelMeans(
             [level.name for level in factor.levels],
-            quantity.scale * np.array([math.nan if level.mean is None else level.mean for level in factor.levels]),
-            quantity.scale * _ends([level.interval for level in factor.levels]),
-            quantity.scale * _ends([level.spread for level in factor.levels]),
+            _drawable(quantity, [math.nan if level.mean is None else level.mean for level in factor.levels]),
+            _drawable(quantity, _ends([level.interval for level in factor.levels])),
+            _drawable(quantity, _ends([level.spread for level in factor.levels])),
         )
         for factor in report.factors
-        if any(level.mean is not None for level in factor.levels)
     }
+    if not any(np.isfinite(levels.mean).any() for levels in drawn.values()):
+        return None
     fresh = [factor.key for factor in report.factors if factor.basis == "confirmed"]
     note = f"{report.fresh_seeds} fresh seeds for {', '.join(fresh)}" if fresh else seeds(report.seeds)
-    return level_means(drawn, quantity=quantity.axis, note=note) if drawn else None
+    return level_means(drawn, quantity=quantity.axis, note=note)
 
 
 def _heat_map(results: Results, report: Report, quantity: Quantity) -> Figure | None:
@@ -84,7 +87,7 @@ def _heat_map(results: Results, report: Report, quantity: Quantity) -> Figure | 
     values = np.moveaxis(cells, 2, 0) if len(sides) == 3 else cells[None]
     rest = "" if number.max(initial=0) < 2 else "; mean over whatever else was varied"
     return heat_maps(
-        quantity.scale * values,
+        _drawable(quantity, values),
         rows=sides[0],
         columns=sides[1],
         panels=sides[2] if len(sides) == 3 else None,
@@ -140,7 +143,7 @@ def _band(name: str, trials: Sequence[Trial], quantity: Quantity) -> Band:
     """One level's mean curve over seeds, at the epochs that all its trials have."""
     from components.figures.searches import Band
 
-    curves = [{epoch: value for epoch, value in trial.curve if math.isfinite(value)} for trial in trials]
+    curves = [{epoch: value for epoch, value in trial.curve if abs(value) < LARGEST} for trial in trials]
     epochs = sorted(set.intersection(*map(set, curves)))
     values = quantity.scale * np.array([[curve[epoch] for epoch in epochs] for curve in curves]).reshape(len(trials), len(epochs))
     seed = np.array([trial.seed for trial in trials])
@@ -163,7 +166,7 @@ def _history(results: Results, quantity: Quantity) -> Figure:
     ]
     return optimization_history(
         np.array([trial.number for trial in trials], dtype=float),
-        quantity.scale * np.array(values, dtype=float),
+        _drawable(quantity, values),
         [trial.state for trial in trials],
         quantity=quantity.axis,
         largest=quantity.sign > 0,
@@ -176,9 +179,9 @@ def _parallel(results: Results, quantity: Quantity) -> Figure | None:
     trials = [trial for trial in results.trials if has_value(trial)]
     varied = [key for key, group in groupby(sorted(_choices(trials))) if len(list(group)) > 1]
     keys = [key for key in (*results.factors, *results.ranges) if key in varied]
-    if not keys:
+    values = _drawable(quantity, [trial.values[0] for trial in trials if trial.values])
+    if not keys or not np.isfinite(values).any():
         return None
-    values = quantity.scale * np.array([trial.values[0] for trial in trials if trial.values])
     return parallel_coordinates([_axis(results, key, trials) for key in keys], values, quantity=quantity.axis, largest=quantity.sign > 0)
 
 
@@ -201,6 +204,12 @@ def _axis(results: Results, key: str, trials: Sequence[Trial]) -> Axis:
             names.append(level_name(trial.params[key]))
     values = [place[token(trial.params[key])] if key in trial.params else math.nan for trial in trials]
     return Axis(key, np.array(values, dtype=float), names)
+
+
+def _drawable(quantity: Quantity, values: Sequence[float] | Floats) -> Floats:
+    """As it is read, NaN where it is too large."""
+    array = np.array(values, dtype=float)
+    return quantity.scale * np.where(np.abs(array) < LARGEST, array, np.nan)
 
 
 def _ends(intervals: Sequence[tuple[float, float] | None]) -> Floats:

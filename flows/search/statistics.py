@@ -141,7 +141,7 @@ def level_name(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(level_name, value))}]"
-    return str(value)
+    return str(value) or '""'
 
 
 def _factor(results: Results, outcomes: Outcomes, key: str, sign: float) -> Factor:

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from hypothesis import strategies as st
 
 from flows.search.results import Objective, Range, Results, Trial
 
@@ -204,3 +205,50 @@ def large_search(trials=5000):
 def _curve(value):
     """Accuracy after one, two and three epochs."""
     return tuple((float(epoch), value * (1 - 0.3 * 0.4**epoch)) for epoch in (1, 2, 3))
+
+
+@st.composite
+def messy(draw):
+    """Any sweep at all: levels of every kind, keys that come and go, doubles, no numbers, names that no format likes."""
+    nasty = st.sampled_from(["relu", "<b>&\"'", "a|b`c*", "µ 고양이", "$x$ \\ % # _", "x" * 90, "", "1", "null", "two\nlines", "a=b, [c]"])
+    level = st.one_of(nasty, st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False, width=32), st.just([256, 128]))
+    keys = st.sampled_from(["optimizer", "activation", "model.hidden", "trainer.x", "optimizer.momentum"])
+    factors = {
+        key: tuple(draw(st.lists(level, min_size=1, max_size=4, unique_by=repr))) for key in draw(st.lists(keys, max_size=3, unique=True))
+    }
+    ranges = {"optimizer.learning_rate": Range(1e-5, 1.0, log=True), "layers": Range(1, 4, whole=True)} if draw(st.booleans()) else {}
+    value = st.one_of(st.floats(0, 1), st.floats(), st.sampled_from([0.5, 0.9, math.nan, math.inf, -math.inf, 1e300, -1e300, 0.0]))
+    several = draw(st.integers(1, 3))
+    trials = []
+    for number in range(draw(st.integers(0, 30))):
+        params = {key: draw(st.sampled_from(levels)) for key, levels in factors.items() if draw(st.integers(0, 9))}
+        if ranges and draw(st.booleans()):
+            params |= {"optimizer.learning_rate": draw(st.floats(1e-5, 1.0)), "layers": draw(st.integers(1, 4))}
+        trials.append(
+            trial(
+                number,
+                params,
+                tuple(draw(value) for _ in range(several)),
+                draw(st.integers(0, 3)),
+                state=draw(st.sampled_from(["complete", "complete", "complete", "pruned", "failed"])),
+                phase=draw(st.sampled_from(["search", "search", "confirm"])),
+                reason=draw(st.one_of(st.none(), nasty)),
+                feasible=draw(st.integers(0, 4)) > 0,
+                curve=tuple((float(epoch), draw(value)) for epoch in range(1, draw(st.integers(0, 3)) + 1)),
+            )
+        )
+    return results(
+        trials,
+        name=draw(nasty),
+        description=draw(nasty),
+        objectives=tuple(
+            Objective(draw(st.sampled_from(["validation/accuracy", "validation/loss", "seconds"])), draw(st.sampled_from(["max", "min"])))
+            for _ in range(several)
+        ),
+        factors=factors,
+        ranges=ranges,
+        balance=draw(st.sampled_from([None, *factors])),
+        seeds=draw(st.integers(1, 4)),
+        asked=draw(st.integers(0, 40)),
+        test={0: {"test/accuracy": draw(value)}} if draw(st.booleans()) else {},
+    )
