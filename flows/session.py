@@ -20,7 +20,7 @@ from components.errors import Interrupted, RunError
 from flows.child import GRACE_SECONDS
 from flows.lab.settings import Settings
 from flows.records.courier import Courier, Receipt
-from flows.records.tracking import tracking_client, tracking_uri
+from flows.records.tracking import tracking_uri
 from flows.supervise import Training, Watch
 
 STAGES = ("prepare", "fit", "evaluate", "draw")
@@ -35,7 +35,7 @@ class Session:
         request: `{"overrides": [...]}` or `{"resume": RUN}`.
         settings: the lab's settings.
         watch: called with every line the trainer says (flows/trainer.py).
-        tags: set on the MLflow run as soon as it exists.
+        tags: for the MLflow run; what is added to `tags` later arrives, too.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class Session:
         self.courier: Courier | None = None
         self.mlflow_run_id: str | None = None
         self.receipt: Receipt | None = None
-        self.uri = ""
         self.linked: str | None = None
         """The MLflow page that somebody has linked to already."""
         self.training = Training(request, settings, watch=watch)
@@ -75,9 +74,10 @@ class Session:
         self.training.wait(lambda training: bool(training.config))
         self.courier = Courier(
             self.training.folder,
-            tracking_uri=self._tracking_uri,
+            tracking_uri=lambda: tracking_uri(self.settings),
             experiment=EXPERIMENT,
             artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            tags=self.tags,
             pid=self.training.pid,
             on_run=self._on_mlflow_run,
         )
@@ -125,16 +125,8 @@ class Session:
 
         enter(self.training.folder, self.settings, mlflow_run_id=self.mlflow_run_id, prefect_run_id=self.tags.get("prefect.flow_run_id"))
 
-    def _tracking_uri(self) -> str:
-        self.uri = tracking_uri(self.settings)
-        return self.uri
-
     def _on_mlflow_run(self, run_id: str) -> None:
         self.mlflow_run_id = run_id
-        if self.tags:
-            client = tracking_client(self.uri)
-            for key, value in self.tags.items():
-                client.set_tag(run_id, key, value)
 
     def mlflow_url(self) -> str | None:
         """The run's page in the MLflow UI, once it has one."""

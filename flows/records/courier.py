@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Courier:
         tracking_uri: where to (`http://…`, `sqlite:///…`), or who knows: asked again after every failure.
         experiment: name of the MLflow experiment.
         artifacts: where a new experiment keeps its files (a `file://` address for a lab on this machine); None leaves it to the server.
-        tags: more tags for the MLflow run (who started it, in which flow run).
+        tags: more tags for the MLflow run (who started it, in which flow run); what is added to them later arrives, too.
         pid: the training process, for its processor time and memory; may be set later (`courier.pid = …`).
         on_run: called once with the MLflow run's id, from the courier's thread.
         on_trouble: called with one line when delivery stops working and with None when it works again, from the courier's thread.
@@ -76,14 +76,14 @@ class Courier:
         tracking_uri: str | Callable[[], str],
         experiment: str,
         artifacts: str | None = None,
-        tags: Mapping[str, str] | None = None,
+        tags: dict[str, str] | None = None,
         pid: int | None = None,
         on_run: Callable[[str], None] | None = None,
         on_trouble: Callable[[str | None], None] | None = None,
     ) -> None:
         self.folder = folder
         self._uri: Callable[[], str] = tracking_uri if callable(tracking_uri) else lambda: tracking_uri
-        self._experiment, self._artifacts, self._tags = experiment, artifacts, dict(tags or {})
+        self._experiment, self._artifacts, self._tags = experiment, artifacts, {} if tags is None else tags
         self.pid, self._on_run, self._on_trouble = pid, on_run, on_trouble
         self._ending: tuple[Status, str | None] | None = None
         self._wake, self._given_up = threading.Event(), threading.Event()
@@ -173,6 +173,7 @@ class Courier:
                 with suppress(Exception):
                     self._on_run(str(fresh.progress.mlflow_run_id))
                 self._on_run = None
+        self._delivery.tag(dict(self._tags))
         self._delivery.carry()
         if ending is None:
             return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -156,6 +156,14 @@ class Delivery:
         self.progress.save(self.folder)
         return True
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set those of `tags` that the run does not have yet."""
+        fresh = {key: value for key, value in tags.items() if self.progress.tags.get(key) != value}
+        if fresh:
+            self._send([], {}, fresh)
+            self.progress.tags |= fresh
+            self.progress.save(self.folder)
+
     def carry(self) -> None:
         """Deliver everything that both journals hold now."""
         self._carry(journal.FILE, "offset")
@@ -295,7 +303,7 @@ class Delivery:
         entity = DatasetInput(Dataset(**translate.dataset(facts)), [InputTag("mlflow.data.context", "training")])
         self.client.log_inputs(self._run, datasets=[entity])
 
-    def _send(self, points: list[translate.Point], parameters: dict[str, str], tags: dict[str, str]) -> None:
+    def _send(self, points: list[translate.Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Points, parameters and tags in as few calls as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 

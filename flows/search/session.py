@@ -135,12 +135,13 @@ class SweepSession:
     def _carry(self) -> None:
         """Start what brings the sweep and its trials to MLflow."""
         assert self.sweep is not None
+        self.tags |= {"lab.sweep": self.name, "lab.search": self.sweep.plan.name}
         self.courier = Courier(
             self.folder,
             tracking_uri=lambda: tracking_uri(self.settings),
             experiment=EXPERIMENT,
             artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
-            tags={"lab.sweep": self.name, "lab.search": self.sweep.plan.name, **self.tags},
+            tags=self.tags,
             on_run=self._on_mlflow_run,
         )
         self.courier.start()

@@ -368,3 +368,19 @@ def test_waiting_for_a_server_that_is_away_can_be_given_up(folder: Path) -> None
     assert time.monotonic() - began < 30
     assert not receipt.complete
     assert receipt.mlflow_run_id is None
+
+
+def test_a_tag_that_is_added_later_arrives(folder: Path, uri: str, artifacts: str) -> None:
+    there = threading.Event()
+    tags = {"lab.sweep": "s"}
+    courier = Courier(folder, tracking_uri=uri, experiment=EXPERIMENT, artifacts=artifacts, tags=tags, on_run=lambda _: there.set())
+    with Journal(folder) as journal:
+        begin(journal)
+        courier.start()
+        assert there.wait(30)
+        tags["prefect.flow_run_id"] = "p1"
+        result(journal)
+    assert courier.finish("FINISHED", timeout=30).complete
+    found = only_run(tracking_client(uri)).data.tags
+    assert (found["lab.sweep"], found["prefect.flow_run_id"]) == ("s", "p1")
+    assert json.loads((folder / "delivery.json").read_text())["tags"]["prefect.flow_run_id"] == "p1"

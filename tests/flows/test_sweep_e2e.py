@@ -65,7 +65,7 @@ def test_a_sweep_scheduled_two_minutes_ahead_is_seen_runs_and_is_found_in_mlflow
     assert due(run) == first
     assert ended(running_lab, run["id"], within=300)["type"] == "COMPLETED", logs(running_lab, run["id"])
     began = datetime.fromisoformat(flow_run(running_lab, run["id"])["start_time"])
-    assert timedelta(0) <= began - first < timedelta(seconds=90)
+    assert timedelta(seconds=-10) <= began - first < timedelta(seconds=90), "a worker looks ten seconds ahead"
     schedule(running_lab, "delete", "soon")
     parent = sweep_of(running_lab, run["id"])
     assert parent.info.status == "FINISHED"
@@ -96,7 +96,7 @@ def test_workers_of_a_flow_run_are_killed_and_the_stores_agree(running_lab: Sett
     shown = artifacts(running_lab, identity)
     assert "he_normal" in shown["verdict"]
     assert parent.info.run_id in shown["mlflow-run"]
-    assert shown["trials"] == "100.0"
+    assert float(shown["trials"]) == 100
 
 
 def test_a_cancelled_sweep_is_cancelled_everywhere_and_goes_on(running_lab: Settings) -> None:
