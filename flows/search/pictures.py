@@ -38,7 +38,7 @@ def figures(results: Results, report: Report) -> dict[str, Figure]:
     }
     if any(trial.curve for trial in results.trials):
         drawn |= {f"sweep/curves_{factor.key}": _curves(results, factor, quantity) for factor in report.factors}
-    if results.trials:
+    if report.cost.complete or report.cost.pruned:
         drawn |= {"sweep/history": _history(results, quantity), "sweep/parallel": _parallel(results, quantity)}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 

@@ -125,9 +125,10 @@ def _without_a_value(cost: Cost, ranking: Ranking) -> str:
         return f"Nothing was chosen: every configuration that finished breaks a constraint ({ranking.infeasible} of them)."
     if cost.failed == cost.ended:
         more = f" ({cost.failures[0].trials} of {cost.failed})" if len(cost.failures) > 1 else ""
-        return f"All {cost.failed} trials failed{more}: {cost.failures[0].reason}"
+        which = "The only trial failed" if cost.failed == 1 else f"All {cost.failed} trials failed"
+        return f"{which}{more}: {cost.failures[0].reason}"
     why = f"; most failures: {cost.failures[0].reason}" if cost.failures else ""
-    return f"No trial ended with a value: {cost.pruned} were pruned, {cost.failed} failed, {cost.lost} ended without a number{why}."
+    return f"No trial ended with a value: {cost.pruned} pruned, {cost.failed} failed, {cost.lost} ended without a number{why}."
 
 
 def _chosen(chosen: Configuration, ranking: Ranking, quantity: Quantity) -> str:
@@ -180,6 +181,10 @@ def _basis(own: Sequence[Comparison]) -> str:
     return f"paired over {span} combinations, which says nothing about chance"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -195,7 +200,7 @@ def _about_ending(cost: Cost, repeated: int) -> list[str]:
     if cost.pruned and cost.complete:
         lines.append("What was pruned was worse than the rest, so levels that lost more trials this way look better than they are.")
     if repeated:
-        lines.append(f"{repeated} trials repeat a configuration with a seed that it already had; they are left out.")
+        lines.append(f"Left out, as their configuration had been run with that seed already: {_count(repeated, 'trial')}.")
     return lines
 
 
@@ -250,7 +255,7 @@ def _about_levels(factor: Factor) -> list[str]:
         tried = sorted({level.configurations for level in levels})
         many = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
         lines.append(
-            f"{factor.key}: each level stands with the best of the {many} configurations tuned for it. The best of many tuned values is "
+            f"{factor.key}: each level stands with the best of N={many} configurations tuned for it. The best of N tuned values is "
             "optimistic, since luck selected it, too; search.confirm=5 runs the best again with fresh seeds."
         )
     aside = [in_words(level.name) for level in levels if not level.matched]
@@ -269,13 +274,13 @@ def _about_choosing(results: Results, ranking: Ranking) -> list[str]:
     if not ranking.chosen.complete:
         lines.append("No configuration has all its seeds yet; incomplete ones compete.")
     elif ranking.incomplete:
-        lines.append(f"{ranking.incomplete} configurations lack a seed and do not compete.")
+        lines.append(f"Not competing, for lack of a seed: {_count(ranking.incomplete, 'configuration')}.")
     if ranking.chosen.phase == "search" and ranking.competing > 1:
         lines.append(f"The best of {ranking.competing} values is partly luck: expect a little less of it with another seed.")
     if ranking.tied > 1:
         lines.append(f"{ranking.tied} configurations share the best mean; the one that was run first was chosen.")
     if ranking.infeasible:
-        lines.append(f"{ranking.infeasible} configurations break a constraint and were not chosen from.")
+        lines.append(f"Not competing, as they break a constraint: {_count(ranking.infeasible, 'configuration')}.")
     if len(results.objectives) > 1:
         lines.append(
             f"Of {len(results.objectives)} objectives the first, {results.objectives[0].metric}, decides; see the Pareto front for all."

@@ -123,7 +123,7 @@ def test_tuned_levels_are_confirmed_or_called_optimistic():
     assert confirmed.fresh_seeds == 5 and not any("optimistic" in each for each in confirmed.cautions)
     assert "one seed and 5 fresh ones to confirm" in text(confirmed)
     searched = report(optimizer_tuning(confirm=0))
-    assert "best of the 10 configurations tuned for it" in said(searched, "optimistic")
+    assert "best of N=10 configurations tuned for it" in said(searched, "optimistic")
     assert not any(each.beats for factor in searched.factors for each in factor.comparisons)
 
 
@@ -135,7 +135,7 @@ def test_when_everything_failed_the_reason_comes_first():
     assert command(made) is None and "lab train" not in text(made)
     assert report(results(asked=7)).verdict == ("No trial has ended yet.",)
     pruned = report(results([trial(0, {"a": 0}, 0.5, state="pruned"), trial(1, {"a": 1}, float("nan"))], factors={"a": (0, 1)}))
-    assert pruned.verdict == ("No trial ended with a value: 1 were pruned, 0 failed, 1 ended without a number.",)
+    assert pruned.verdict == ("No trial ended with a value: 1 pruned, 0 failed, 1 ended without a number.",)
 
 
 def test_ties_and_missing_seeds_are_said():
@@ -149,7 +149,7 @@ def test_ties_and_missing_seeds_are_said():
     made = report(results(trials, factors={"a": (1, 2, 3)}, seeds=2, asked=6))
     assert "a=1" in made.verdict[0]
     assert "2 configurations share the best mean" in said(made, "share the best")
-    assert "1 configurations lack a seed" in said(made, "lack a seed")
+    assert said(made, "lack of a seed") == "Not competing, for lack of a seed: 1 configuration."
     assert said(made, "Unfinished") == "Unfinished: 5 of 6 trials have ended."
 
 
