@@ -29,7 +29,7 @@ from torch import nn
 from components.data.batches import Batches
 from components.data.prepared import Prepared
 from components.errors import Interrupted, Pruned, RequestError, RunError
-from components.protocols import Objective
+from components.protocols import Objective, Optimizer, Schedule
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, weights_sha256
 from components.training.device import choose, configure
@@ -101,11 +101,11 @@ def run(
                 journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
             if result is None:
                 with _stage(journal, tell, "fit"):
-                    training = _fit(config, folder, prepared, settings, journal, tell, stopping)
+                    parts = assemble(config, prepared, settings, journal)
+                    fitted = _fit(parts, folder, journal, tell, stopping)
+                    save_model(folder / "model", fitted.weights, config, prepared)
                 with _stage(journal, tell, "evaluate"):
-                    metrics = _evaluate_splits(folder, prepared, training, journal, splits)
-                    result = _result(folder, training, metrics, prepared, seconds=time.perf_counter() - began)
-                    journal.event("result", **result)
+                    result = evaluate_fitted(parts, fitted, prepared, folder, journal, splits=splits, began=began)
                     tell({"kind": "result", **result})
             if draw:
                 with _stage(journal, tell, "draw"):
@@ -144,13 +144,41 @@ def evaluate_run(folder: Path, settings: Settings, *, split: str = "test", tell:
 
 
 @dataclass(frozen=True)
-class _Trained:
-    fitted: Fitted
+class Parts:
+    """What a configuration and its data are made into: all that a training takes."""
+
     model: nn.Module
     objective: Objective
+    batches: Batches
+    validation: Batches | None
+    optimizer: Optimizer
+    schedule: Schedule
+    trainer: Trainer
     device: torch.device
-    precision: str
-    steps_per_epoch: int
+
+
+def assemble(config: dict[str, Any], prepared: Prepared, settings: Settings, journal: Journal) -> Parts:
+    """Build everything from the experiment's seed, with earlier weights where it asks for them; sets torch's switches and generators."""
+    trainer: Trainer = build(config["trainer"])
+    device = _configure(trainer)
+    randomness.seed_everything(config["seed"])
+    model, objective = build_model(config, prepared.facts)
+    if config.get("pretrained"):
+        from flows.pretrained import load_pretrained
+
+        journal.event("pretrained", **load_pretrained(model, config["pretrained"], settings))
+    journal.event("model", device=str(device), parameters=sum(p.numel() for p in model.parameters()), text=str(model))
+    validation = prepared.splits.get("validation")
+    return Parts(
+        model,
+        objective,
+        Batches(prepared.splits["train"], batch_size=trainer.batch_size, seed=config["seed"], shuffle=True),
+        Batches(validation, batch_size=EVALUATION_BATCH, seed=0, shuffle=False) if validation is not None else None,
+        build(config["optimizer"]),
+        build(config["schedule"]),
+        trainer,
+        device,
+    )
 
 
 @contextmanager
@@ -176,80 +204,62 @@ def _configure(trainer: Trainer) -> torch.device:
     return choose(trainer.device)
 
 
-def _fit(  # noqa: PLR0917 — one caller, which has all of them
-    config: dict[str, Any],
-    folder: Path,
-    prepared: Prepared,
-    settings: Settings,
-    journal: Journal,
-    tell: Tell,
-    stopping: Callable[[], bool],
-) -> _Trained:
-    trainer: Trainer = build(config["trainer"])
-    device = _configure(trainer)
-    randomness.seed_everything(config["seed"])
-    model, objective = build_model(config, prepared.facts)
-    if config.get("pretrained"):
-        from flows.pretrained import load_pretrained
+def as_progress(now: Progress) -> dict[str, Any]:
+    """A point of the curves as a line for whoever looks after the run."""
+    return {"kind": "progress", "step": now.step, "total": now.total, "epoch": now.epoch, "epochs": now.epochs, "values": dict(now.values)}
 
-        journal.event("pretrained", **load_pretrained(model, config["pretrained"], settings))
-    journal.event("model", device=str(device), parameters=sum(p.numel() for p in model.parameters()), text=str(model))
 
-    def progress(now: Progress) -> None:
-        tell(
-            {"kind": "progress", "step": now.step, "total": now.total, "epoch": now.epoch, "epochs": now.epochs, "values": dict(now.values)}
-        )
-
-    tell({"kind": "progress", "step": 0, "total": 0, "epoch": 0, "epochs": trainer.epochs, "values": {}})
-    validation = prepared.splits.get("validation")
-    fitted = fit(
-        model,
-        objective,
-        Batches(prepared.splits["train"], batch_size=trainer.batch_size, seed=config["seed"], shuffle=True),
-        Batches(validation, batch_size=EVALUATION_BATCH, seed=0, shuffle=False) if validation is not None else None,
-        optimizer=build(config["optimizer"]),
-        schedule=build(config["schedule"]),
-        settings=trainer,
-        device=device,
+def _fit(parts: Parts, folder: Path, journal: Journal, tell: Tell, stopping: Callable[[], bool]) -> Fitted:
+    tell(as_progress(Progress(0, 0, 0, parts.trainer.epochs, {})))
+    return fit(
+        parts.model,
+        parts.objective,
+        parts.batches,
+        parts.validation,
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        settings=parts.trainer,
+        device=parts.device,
         recorder=journal,
         checkpoints=Checkpoints(folder / "checkpoints"),
-        progress=progress,
+        progress=lambda now: tell(as_progress(now)),
         stopping=stopping,
     )
-    save_model(folder / "model", fitted.weights, config, prepared)
-    return _Trained(fitted, model, objective, device, trainer.precision, _steps_per_epoch(prepared, trainer))
 
 
-def _evaluate_splits(folder: Path, prepared: Prepared, training: _Trained, journal: Journal, splits: Sequence[str]) -> dict[str, float]:
-    """Metrics of the best weights on the splits, with every example's outcome kept. The test split decides nothing."""
-    training.model.load_state_dict(training.fitted.weights)
+def evaluate_fitted(
+    parts: Parts, fitted: Fitted, prepared: Prepared, folder: Path, journal: Journal, *, splits: Sequence[str], began: float
+) -> dict[str, Any]:
+    """Evaluate the best weights on the splits, keep every example's outcome, and say the result; returns it.
+
+    Args:
+        began: `time.perf_counter()` when the run began.
+    """
+    parts.model.load_state_dict(fitted.weights)
     metrics: dict[str, float] = {}
     for name in splits:
         if name in prepared.splits:
             batches = Batches(prepared.splits[name], batch_size=EVALUATION_BATCH, seed=0, shuffle=False)
-            outcomes = evaluate(training.model, training.objective, batches, device=training.device, precision=training.precision)
+            outcomes = evaluate(parts.model, parts.objective, batches, device=parts.device, precision=parts.trainer.precision)
             save_outcomes(folder / "outcomes" / name, outcomes)
-            metrics |= {f"{name}/{key}": value for key, value in training.objective.metrics(outcomes).items()}
-    state = training.fitted.state
+            metrics |= {f"{name}/{key}": value for key, value in parts.objective.metrics(outcomes).items()}
+    state = fitted.state
     # The point stands where the weights are from, which is not where the training ended.
     step, epoch = (state.best_step, state.best_epoch + 1) if state.best_step else (state.step, state.epoch)
     journal.metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=step, epoch=epoch)
-    return metrics
-
-
-def _result(folder: Path, training: _Trained, metrics: Mapping[str, float], prepared: Prepared, *, seconds: float) -> dict[str, Any]:
-    state, examples = training.fitted.state, len(prepared.splits["train"])
-    return {
+    result = {
         "run": folder.name,
-        "metrics": dict(metrics),
-        "monitor": [*training.objective.monitor, state.best_value],
-        "weights_sha256": weights_sha256(training.fitted.weights),
+        "metrics": metrics,
+        "monitor": [*parts.objective.monitor, state.best_value],
+        "weights_sha256": weights_sha256(fitted.weights),
         "best_step": state.best_step,
         "steps": state.step,
-        "samples": round(state.step / training.steps_per_epoch * examples),
-        "stopped_early": training.fitted.stopped_early,
-        "seconds": round(seconds, 3),
+        "samples": round(state.step / _steps_per_epoch(prepared, parts.trainer) * len(prepared.splits["train"])),
+        "stopped_early": fitted.stopped_early,
+        "seconds": round(time.perf_counter() - began, 3),
     }
+    journal.event("result", **result)
+    return result
 
 
 def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: Journal, *, step: int) -> None:

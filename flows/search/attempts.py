@@ -11,6 +11,7 @@ from flows.search.space import Parameter, label
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import CategoricalDistribution
     from optuna.trial import FrozenTrial
 
 ATTEMPTS = 3
@@ -60,6 +61,14 @@ def suggest(trial: optuna.Trial, parameter: Parameter, name: str) -> Any:
     if parameter.range.whole:
         return trial.suggest_int(name, int(low), int(high), log=log)
     return trial.suggest_float(name, low, high, log=log)
+
+
+def distribution(parameter: Parameter) -> CategoricalDistribution:
+    """A choice, in Optuna's words."""
+    from optuna.distributions import CategoricalDistribution
+
+    assert parameter.levels is not None
+    return CategoricalDistribution([label(level) for level in parameter.levels])
 
 
 def as_level(parameter: Parameter, value: Any) -> Any:

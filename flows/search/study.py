@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError, RunError, closest
@@ -26,10 +27,11 @@ from flows.search.plan import Plan
 from flows.search.presence import Presence
 from flows.search.results import Objective, Results, Trial
 from flows.search.space import Assignment, Parameter, Space
-from flows.search.upcoming import Order
+from flows.search.upcoming import Next, Order
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 HOPELESS = 5
@@ -45,14 +47,12 @@ class Taken:
         run: the lab's name of its run; a folder of that name may be there already, from an earlier attempt.
         chosen: key of the space → value.
         seed: of the training.
-        trial: for reporting values and asking the pruner.
     """
 
     number: int
     run: str
     chosen: Assignment
     seed: int
-    trial: optuna.Trial
 
 
 class Sweep:
@@ -128,19 +128,50 @@ class Sweep:
 
     def take(self, worker: str) -> Taken | None:
         """The next trial for `worker`; None when there is nothing to begin now (see `finished`)."""
+        return next(iter(self.take_many(worker, 1)), None)
+
+    def take_many(self, worker: str, count: int) -> list[Taken]:
+        """The next trials for `worker`, at most `count`, in one turn."""
+        found: list[Taken] = []
         with storage.turn(self.settings, self.name):
             trials = self._settle_lost()
-            while True:
+            while len(found) < count:
                 if not any(trial.state.name == "WAITING" for trial in trials):
+                    if of_grid := self.order.next_of_grid(trials, count - len(found)):
+                        return [*found, *self._add(worker, of_grid)]
                     upcoming = self.order.next(trials)
                     if upcoming is None:
-                        return None
+                        return found
                     fixed, attributes = upcoming
                     self.study.enqueue_trial(fixed, user_attrs={**attributes, "fixed": fixed})
                 taken = self._begin(worker)
-                if taken is not None:
-                    return taken
-                trials = self._trials()
+                found += [taken] if taken is not None else []
+                if len(found) < count:
+                    trials = self._trials()
+        return found
+
+    def _add(self, worker: str, decided: Sequence[Next]) -> list[Taken]:
+        """Trials about which nothing is left to choose, put into the study as running ones, each in one transaction."""
+        import optuna
+
+        first = len(self.study.get_trials(deepcopy=False))
+        found = []
+        for number, (fixed, attributes) in enumerate(decided, start=first):
+            run = f"{self.name}-{number:04d}"
+            trial = optuna.create_trial(
+                state=attempts.state("RUNNING"),
+                params=fixed,
+                distributions={name: self._distributions[name] for name in fixed},
+                user_attrs={**attributes, "fixed": fixed, "run": run, "worker": worker},
+            )
+            self.study.add_trial(trial)
+            found.append(Taken(number, run, self._chosen(fixed, None), attributes["seed"]))
+        return found
+
+    @cached_property
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's name → choices, where there is no range and no balance."""
+        return {attempts.name(each, None, None): attempts.distribution(each) for each in self.space.parameters if each.levels is not None}
 
     def _begin(self, worker: str) -> Taken | None:
         """Take the waiting trial; None when what the sampler chose is excluded."""
@@ -155,26 +186,35 @@ class Sweep:
         run = trial.user_attrs.get("run") or f"{self.name}-{trial.number:04d}"
         trial.set_user_attr("run", run)
         trial.set_user_attr("worker", worker)
-        return Taken(trial.number, run, chosen, trial.user_attrs["seed"], trial)
+        return Taken(trial.number, run, chosen, trial.user_attrs["seed"])
+
+    def trial_of(self, taken: Taken) -> optuna.Trial:
+        """Optuna's handle of a trial that was taken: for reporting values and asking the pruner."""
+        import optuna
+
+        found = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == taken.number)
+        return optuna.Trial(self.study, found._trial_id)
 
     # ------------------------------------------------------------------ what became of them
 
     def complete(self, taken: Taken, outcome: Mapping[str, Any], values: Sequence[float]) -> None:
         """The trial is done."""
-        taken.trial.set_user_attr("outcome", dict(outcome))
+        trial = self.trial_of(taken)
+        trial.set_user_attr("outcome", dict(outcome))
         for metric, bound in self.plan.constraints.items():
-            taken.trial.set_constraint(metric, attempts.violation(outcome, metric, bound))
+            trial.set_constraint(metric, attempts.violation(outcome, metric, bound))
         self._tell(taken, state="COMPLETE", values=values)
 
     def prune(self, taken: Taken, outcome: Mapping[str, Any]) -> None:
         """The pruner stopped it."""
-        taken.trial.set_user_attr("outcome", dict(outcome))
+        self.trial_of(taken).set_user_attr("outcome", dict(outcome))
         self._tell(taken, state="PRUNED")
 
     def fail(self, taken: Taken, reason: str, outcome: Mapping[str, Any]) -> None:
         """It cannot be finished, and would fail again."""
-        taken.trial.set_user_attr("outcome", dict(outcome))
-        taken.trial.set_user_attr("reason", reason)
+        trial = self.trial_of(taken)
+        trial.set_user_attr("outcome", dict(outcome))
+        trial.set_user_attr("reason", reason)
         self._tell(taken, state="FAIL")
 
     def put_back(self, taken: Taken) -> None:
@@ -186,7 +226,7 @@ class Sweep:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            self.study.tell(taken.trial, list(values) if values is not None else None, state=attempts.state(state))
+            self.study.tell(taken.number, list(values) if values is not None else None, state=attempts.state(state))
         except (UpdateFinishedTrialError, ValueError) as error:
             raise RunError(f"{taken.run} was taken up by another worker in the meantime: {error}") from error
 
@@ -278,7 +318,7 @@ class Sweep:
         return Trial(
             number=trial.number,
             run=trial.user_attrs.get("run", ""),
-            params=self.chosen(trial),
+            params=self._chosen(trial.params, trial.user_attrs.get("level")),
             seed=trial.user_attrs["seed"],
             state=state,  # type: ignore[arg-type]
             values=tuple(trial.values) if state == "complete" else None,
@@ -291,12 +331,10 @@ class Sweep:
             feasible=attempts.feasible(trial, self.plan),
         )
 
-    def chosen(self, trial: FrozenTrial) -> Assignment:
-        """The configuration of a trial, as values of the space."""
-        level = trial.user_attrs.get("level")
+    def _chosen(self, params: Mapping[str, Any], level: Any) -> Assignment:
+        """What Optuna calls a configuration, as values of the space."""
 
         def decide(parameter: Parameter) -> Any:
-            value = trial.params.get(attempts.name(parameter, self.plan.balance, level))
-            return attempts.as_level(parameter, value)
+            return attempts.as_level(parameter, params.get(attempts.name(parameter, self.plan.balance, level)))
 
         return self.space.choose(decide)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from flows.records import journal
 from flows.search import sampling
 from flows.search.space import overrides
 from flows.search.study import Sweep, Taken
+
+if TYPE_CHECKING:
+    import optuna
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -71,24 +74,31 @@ def _run(sweep: Sweep, taken: Taken, folder: Path, *, tell: Tell, stopping: Call
     metric = sweep.objectives[0].metric
     sweep.study.pruner = sampling.pruner(sweep.plan, config["trainer"]["epochs"])
     pruning = sweep.plan.pruner not in ("none", "wilcoxon")
-    for epoch, (_, value) in enumerate(_curve(folder, metric) if pruning else (), start=1):
-        taken.trial.report(value, epoch)  # what an earlier attempt saw
+    trial = judged(sweep, taken, folder) if pruning else None
 
     def hear(line: dict[str, Any]) -> None:
         tell(line)
         if line["kind"] == "progress":
             seen.update({key: line[key] for key in ("step", "total", "epochs")})
-            if pruning and metric in line["values"]:
-                _judge(taken, line["epoch"] + 1, line["values"][metric])
+            if trial and metric in line["values"]:
+                _judge(trial, line["epoch"] + 1, line["values"][metric])
 
     return experiment.run(config, folder, sweep.settings, tell=hear, stopping=stopping, draw=False, splits=("validation",))
 
 
-def _judge(taken: Taken, epoch: int, value: float) -> None:
+def judged(sweep: Sweep, taken: Taken, folder: Path) -> optuna.Trial:
+    """Optuna's handle of the trial, told what an earlier attempt saw."""
+    trial = sweep.trial_of(taken)
+    for epoch, (_, value) in enumerate(_curve(folder, sweep.objectives[0].metric), start=1):
+        trial.report(value, epoch)
+    return trial
+
+
+def _judge(trial: optuna.Trial, epoch: int, value: float) -> None:
     """Report one epoch to the pruner; raises Pruned when it calls the trial hopeless."""
     if math.isfinite(value):
-        taken.trial.report(value, epoch)
-        if taken.trial.should_prune():
+        trial.report(value, epoch)
+        if trial.should_prune():
             raise Pruned(f"hopeless beside the other trials after {epoch} epochs")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -55,29 +56,42 @@ class Order:
         """The trial that comes next, where `trials` are all that count; None when there is none now."""
         search = [trial for trial in trials if trial.user_attrs.get("phase") == "search"]
         if len(search) < self.asked and not self._spent(search):
-            return self._next_of_grid(search) if self.plan.sampler == "grid" else self._next_of_search(search)
+            return self.next_of_grid(trials, 1)[0] if self.plan.sampler == "grid" else self._next_of_search(search)
         if self.plan.confirm and not any(attempts.goes_on(trial) for trial in search):
             return self._next_to_confirm(search, [trial for trial in trials if trial.user_attrs.get("phase") == "confirm"])
         return None
 
-    def _next_of_grid(self, search: Sequence[FrozenTrial]) -> Next:
-        """Every combination with the first seed, then all of them with the next, so that whatever is done is balanced."""
-        grid = self.grid
+    def next_of_grid(self, trials: Sequence[FrozenTrial], count: int) -> list[Next]:
+        """The next trials of a grid, at most `count`; none where there is no grid, or nothing left of it.
+
+        Every combination comes with the first seed, then all of them with the next, so that whatever is done is balanced.
+        """
+        search = [trial for trial in trials if trial.user_attrs.get("phase") == "search"]
+        if self.plan.sampler != "grid" or self._spent(search):
+            return []
         there = {(trial.user_attrs["configuration"], trial.user_attrs["seed"]) for trial in search}
-        turn, place = next(
-            (turn, place)
-            for turn in range(len(there) // len(grid) + 1)
-            for place in range(len(grid))
+        missing = (
+            (place, self.base_seed + turn)
+            for turn in range(self.asked // len(self.grid) + 1)
+            for place in range(len(self.grid))
             if (place, self.base_seed + turn) not in there
         )
+        wanted = min(count, self.asked - len(search))
+        return [
+            (self._of_grid(place), {"phase": "search", "configuration": place, "seed": seed})
+            for place, seed in itertools.islice(missing, wanted)
+        ]
+
+    def _of_grid(self, place: int) -> dict[str, Any]:
+        """A combination in Optuna's words."""
         fixed: dict[str, Any] = {}
 
         def decide(parameter: Parameter) -> Any:
-            fixed[attempts.name(parameter, None, None)] = label(grid[place][parameter.key])
-            return grid[place][parameter.key]
+            fixed[attempts.name(parameter, None, None)] = label(self.grid[place][parameter.key])
+            return self.grid[place][parameter.key]
 
         self.space.choose(decide)
-        return fixed, {"phase": "search", "configuration": place, "seed": self.base_seed + turn}
+        return fixed
 
     def _next_of_search(self, search: Sequence[FrozenTrial]) -> Next:
         """Another seed of a configuration that has not had all, else a new configuration."""

@@ -46,6 +46,10 @@ def me(sweep: Sweep) -> str:
     return sweep.presence.sign_in(sweep.name) if process else ""
 
 
+def attributes(sweep: Sweep, taken: Taken) -> dict[str, Any]:
+    return sweep.study.trials[taken.number].user_attrs
+
+
 def finish(sweep: Sweep, taken: Taken, value: float, **outcome: Any) -> None:
     sweep.complete(taken, {"seconds": 1.0, "samples": 10, **outcome}, [value])
 
@@ -68,6 +72,21 @@ def test_a_grid_is_run_seed_after_seed_and_ends_with_what_was_asked(lab: Setting
     assert [taken.run for taken in done] == [f"s-{number:04d}" for number in range(8)]
     assert sweep.finished()
     assert sweep.counts() == {"complete": 8, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+
+
+def test_many_trials_of_a_grid_are_taken_in_one_turn(lab: Settings) -> None:
+    sweep = make(lab, OPTIMIZER, HIDDEN, sampler="grid", seeds=2)
+    worker = me(sweep)
+    first = sweep.take_many(worker, 3)
+    assert [tuple(taken.chosen.values()) for taken in first] == [("adam", [64]), ("adam", [32, 32]), ("momentum", [64])]
+    sweep.put_back(first[1])
+    again = sweep.take_many(worker, 100)
+    assert [(taken.run, taken.seed) for taken in again[:2]] == [("s-0001", 7), ("s-0004", 7)]
+    assert len(again) == 6
+    for taken in (first[0], first[2], *again):
+        finish(sweep, taken, 0.5)
+    assert sweep.finished()
+    assert sorted(trial.run for trial in sweep.results().trials) == sorted({taken.run for taken in (*first, *again)})
 
 
 @pytest.mark.parametrize(("trials", "seeds"), [(3, [7, 7, 7]), (6, [7, 7, 7, 7, 8, 8])])
@@ -165,8 +184,8 @@ def test_a_pruned_first_seed_ends_its_configuration(lab: Settings) -> None:
 
 def test_wilcoxon_spares_the_seeds_of_a_configuration_that_is_clearly_worse(lab: Settings) -> None:
     sweep = make(lab, OPTIMIZER, RATE, sampler="random", pruner="wilcoxon", seeds=8, trials=16)
-    done = run_all(sweep, lambda taken: (0.9 if taken.trial.user_attrs["configuration"] == 0 else 0.1) + taken.seed / 1000)
-    each = Counter(taken.trial.user_attrs["configuration"] for taken in done)
+    done = run_all(sweep, lambda taken: (0.9 if attributes(sweep, taken)["configuration"] == 0 else 0.1) + taken.seed / 1000)
+    each = Counter(attributes(sweep, taken)["configuration"] for taken in done)
     assert each[0] == 8
     assert all(2 < count < 8 for configuration, count in each.items() if configuration not in (0, max(each)))
 
@@ -181,7 +200,7 @@ def test_constraints_keep_a_configuration_from_being_chosen(lab: Settings) -> No
     assert [trial.feasible for trial in sweep.results().trials] == [False, True]
     confirm = sweep.take(worker)
     assert confirm is not None
-    assert confirm.trial.user_attrs["configuration"] == 1
+    assert attributes(sweep, confirm)["configuration"] == 1
     assert sweep.study.trials[0].constraints == {"parameters": 900.0}
 
 
