@@ -1,12 +1,14 @@
 """Running texts: blocks that follow each other, targets one token on, characters counted, the Bible parsed and never imported."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from components.data.prepared import prepare
-from components.data.text_stream import IGNORED, KING_JAMES, KingJames, StreamSplit, TextFile
+from components.data.sources import Sources
+from components.data.text_stream import IGNORED, KING_JAMES, KingJames, StreamSplit, TextFile, TinyShakespeare
 from components.data.tokens import PAD, Vocabulary
 from components.errors import DataError, RequestError
 
@@ -77,4 +79,21 @@ def test_the_bible_is_parsed_and_never_run(tmp_path: Path):
     batch = found.splits["train"].batch(torch.tensor([0, 1]))
     assert (
         Vocabulary.load(found.facts["vocabulary"]).decode(batch["inputs"].flatten().tolist()) == "And God said, it was good.\nAmen. "[:32]
+    )
+
+
+@pytest.mark.data
+def test_tiny_shakespeare_has_its_known_size_and_split(tmp_path: Path):
+    mirror = os.environ.get("LAB_DATA_MIRROR")
+    if not mirror:
+        pytest.skip("LAB_DATA_MIRROR is not set: no tinyshakespeare")
+    data = TinyShakespeare(tokens="character", vocabulary_limit=1000)
+    found = prepare(data, tmp_path / "data", Sources(tmp_path / "downloads", mirror, offline=True))
+    counts = found.card["counts"]
+    assert [counts[name]["characters"] for name in ("train", "validation", "test")] == [1_003_855, 55_769, 55_770]  # of 1,115,394
+    assert found.facts["vocabulary_size"] == 65 + 4
+    assert sum(count["unknown"] for count in counts.values()) == 0
+    start = found.splits["train"].batch(torch.tensor([0]))["inputs"][0].tolist()
+    assert (
+        Vocabulary.load(found.facts["vocabulary"]).decode(start).startswith("First Citizen:\nBefore we proceed any further")
     )
