@@ -106,10 +106,11 @@ class _Fit:
     def run(self, trials: Sequence[StackedTrial]) -> list[StackedFit]:
         snapshot = self.checkpoints.newest() if self.checkpoints else None
         self.saved_at = time.perf_counter()
-        coming = list(trials) if snapshot is None else self._restore(snapshot, trials)
+        coming: Sequence[StackedTrial] = []
         if snapshot is None:
-            self._join([*coming, *self.joining()])
-            coming = []
+            self._join([*trials, *self.joining()])
+        else:
+            coming = self._restore(snapshot, trials)
         while self.live or coming:
             self._round()
             self._between_epochs()
@@ -177,14 +178,11 @@ class _Fit:
                 self.ended[name] = member.end(pruned=not goes_on and not member.finished)
                 self.best_is_saved = False
                 self.on_end(self.ended[name])
-        self._arrange()
 
     # ------------------------------------------------------------------ who is in which block
 
     def _join(self, trials: Sequence[StackedTrial]) -> None:
-        """Take in new trials, at an epoch's beginning."""
-        if not trials:
-            return
+        """Take in new trials, at an epoch's beginning, and make blocks of all."""
         for trial in trials:
             if trial.name in self.names:
                 raise RequestError(f"two trials are called {trial.name!r}")
