@@ -31,7 +31,7 @@ IN_THE_BEST = 5
 RESAMPLES, SEARCH_RESAMPLES, SEARCH_SAMPLE = 200, 20, 1000
 """Samples drawn for the interval: of a grid; of another search, where each is of a thousand configurations at most, for PED-ANOVA takes
 0.1 s for five thousand (fANOVA takes minutes)."""
-LIMIT = 2e9
+LIMIT = 3e8
 """Operations that the samples of a grid may cost: below half a second."""
 
 

@@ -15,6 +15,8 @@ from flows.search.ranking import Configuration
 from flows.search.statistics import NO_TEST, TOO_CLOSE, Factor, Level
 
 WIDTH = 100
+MOST_COMPARISONS = 100
+"""Of more comparisons of one factor the first are shown, with the best levels in them; JSON has all."""
 LAST = 30
 """Characters that the last column of a table has at least, where its cells are that long."""
 
@@ -149,12 +151,13 @@ def _comparisons(factor: Factor, quantity: Quantity) -> Table:
             "–" if comparison.adjusted is None else _p(comparison.adjusted),
             "beats" if comparison.beats else TOO_CLOSE,
         )
-        for comparison in factor.comparisons
+        for comparison in factor.comparisons[:MOST_COMPARISONS]
     )
+    left = f" The first {len(rows)} of {len(factor.comparisons):,}." if len(rows) < len(factor.comparisons) else ""
     unit = "points" if quantity.scale == 100 else quantity.name
     return Table(
         f"{factor.key}: level against level",
-        "p is corrected for all comparisons of the report (Holm); intervals are of 95 % for one comparison alone.",
+        f"p is corrected for all comparisons of the report (Holm); intervals are of 95 % for one comparison alone.{left}",
         ("better", "worse", f"by ({unit})", "test", "pairs", "p", "verdict"),
         rows,
         frozenset({2, 5}),
