@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 
-NAMES = ("loop", "start", "recording", "click", "threads", "sweeps", "recurrent")
+NAMES = ("loop", "start", "recording", "click", "threads", "sweeps", "recurrent", "stacked")
 
 
 def main() -> None:

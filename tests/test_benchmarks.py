@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import click, loop, places, recording, recurrent, start, sweeps, threads
+from benchmarks import click, loop, places, recording, recurrent, stacked, start, sweeps, threads
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -80,6 +81,16 @@ def test_the_recurrent_forms_are_one_model():
 
 def test_the_journals_share_of_a_training_is_less_than_all_of_it():
     assert 0 < recording.inside(TINY, 100) < recording.MINUTE
+
+
+def test_a_stack_and_the_loop_take_turns_and_every_part_of_the_stack_has_its_share():
+    tiny = replace(stacked.DIGITS, hidden=(8,), features=4, examples=100, validation=20, trials=4, alone=2, epochs=2, epochs_alone=1)
+    rows = stacked.measure(turns=2, settings=(replace(tiny, dropout=0.2),))
+    check(rows)
+    parts = [row for row in rows if "lane" not in row.what]
+    assert sum(row.value for row in parts) == pytest.approx(1)
+    assert {"matrix products", "updates", "validation", "dropout's masks"} < {row.what.rpartition(": ")[2] for row in parts}
+    assert all(row.reference == parts[0].reference for row in parts)
 
 
 def test_numbers_of_threads_take_turns():
