@@ -93,7 +93,7 @@ def sweep(
     trials: Annotated[int, Ge(0), Le(100_000)] = 0,
     seeds: Annotated[int, Ge(0), Le(1000)] = 0,
     workers: Annotated[int, Ge(0), Le(1000)] = 0,
-    backend: Literal["as the search says", "processes", "pool"] = "as the search says",
+    backend: Literal["as the search says", "processes", "pool", "vectorised", "auto"] = "as the search says",
     resume: str = "",
     catch_up: CatchUp = LATEST,  # noqa: ARG001 — read by the lab when it starts (flows/lab)
 ) -> Any:
@@ -104,7 +104,8 @@ def sweep(
         trials: How many trials in all; 0 is as the search says.
         seeds: With how many seeds each configuration is run; 0 is as the search says.
         workers: How many processes run trials; 0 is as the search says.
-        backend: Where they run: on the machine that runs this flow, or as flow runs of the work pool.
+        backend: How they run: as processes on the machine that runs this flow, as flow runs of the work pool, many trials together as
+            one program (vectorised), or whatever is quickest there (auto).
         resume: Name of a sweep to go on with; of the rest only trials, seeds, workers and backend then count.
         catch_up: For schedules: which of the runs that were missed while the lab was down are made up for.
     """

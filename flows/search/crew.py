@@ -24,11 +24,12 @@ class Crew:
     Args:
         sweep: its name.
         workers: how many.
+        stacked: whether each trains many trials together (flows/search/stacks.py).
         watch: called with every line that a worker says, in the thread that listens; lines have `worker`, its place from 0.
     """
 
-    def __init__(self, sweep: str, workers: int, settings: Settings, *, watch: Watch = lambda _: None) -> None:
-        self.sweep, self.settings, self.watch = sweep, settings, watch
+    def __init__(self, sweep: str, workers: int, settings: Settings, *, stacked: bool = False, watch: Watch = lambda _: None) -> None:
+        self.sweep, self.settings, self.stacked, self.watch = sweep, settings, stacked, watch
         self.lines: Lines = queue.SimpleQueue()
         self.deaths = 0
         self.stopping = False
@@ -43,7 +44,7 @@ class Crew:
 
         gpus = count_gpus()
         environment = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus and "CUDA_VISIBLE_DEVICES" not in os.environ else {}
-        request = {"sweep": self.sweep, "cores": self._shares[place]}
+        request = {"sweep": self.sweep, "cores": self._shares[place], "stacked": self.stacked}
         self.children[place] = Child("flows.search.worker", request, self.settings, lines=self.lines, hear=hear, environment=environment)
 
     @property

@@ -49,7 +49,8 @@ def read(overrides: Sequence[str]) -> Request:
     config = validate(compose(own))
     space = spaces.read(plan, source, own)
     if config["trainer"].get("threads", 0) == 0 and "trainer.threads" not in space.keys:
-        own = [*own, f"trainer.threads={crew.threads(plan.workers)}"]  # said openly: sums, and so results, depend on it
+        threads = 1 if plan.backend in ("vectorised", "auto") else crew.threads(plan.workers)
+        own = [*own, f"trainer.threads={threads}"]  # said openly: sums, and so results, depend on it
         config = validate(compose(own))
     common = tuple(text for text in own if parse(text)[0] != "seed")
     return Request(common, config, plan, space, _objectives(plan, config))

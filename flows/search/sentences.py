@@ -275,7 +275,7 @@ def _about_choosing(results: Results, ranking: Ranking) -> list[str]:
         lines.append("No configuration has all its seeds yet; incomplete ones compete.")
     elif ranking.incomplete:
         lines.append(f"Not competing, for lack of a seed: {_count(ranking.incomplete, 'configuration')}.")
-    if ranking.chosen.phase == "search" and ranking.competing > 1:
+    if ranking.competing > 1 and ranking.best[0].phase == ranking.chosen.phase:
         lines.append(f"The best of {ranking.competing} values is partly luck: expect a little less of it with another seed.")
     if ranking.tied > 1:
         lines.append(f"{ranking.tied} configurations share the best mean; the one that was run first was chosen.")

@@ -16,6 +16,7 @@ sweeps/NAME/journal.jsonl, delivery.json     the sweep's own run in MLflow, said
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -183,9 +184,15 @@ class SweepSession:
             self.has_test = "test" in prepared.splits
 
     def begin(self, workers: int | None = None) -> None:
-        """Start the workers."""
+        """Start the workers: `workers`, or as many as the request or the plan says. A stack is one worker with all cores."""
         assert self.sweep is not None
-        self.crew = Crew(self.name, workers or self.request.get("workers") or self.sweep.plan.workers, self.settings, watch=self._heard)
+        way = self.sweep.way()
+        wanted = workers or self.request.get("workers") or self.sweep.plan.workers
+        if way == "stacked":
+            wanted = 1
+        elif self.sweep.plan.backend == "auto":
+            wanted = max(wanted, os.cpu_count() or 1)
+        self.crew = Crew(self.name, wanted, self.settings, stacked=way == "stacked", watch=self._heard)
         if self.stop_asked:
             self.crew.stop()
 

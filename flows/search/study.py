@@ -276,6 +276,13 @@ class Sweep:
         values = [trial.values[0] for trial in self._trials() if trial.state.name == "COMPLETE"]
         return (max if self.objectives[0].direction == "max" else min)(values, default=None)
 
+    def way(self) -> str:
+        """`stacked` where trials are to be trained together, or it is yet to be seen whether they should; else `processes`."""
+        if self.plan.backend == "vectorised":
+            return "stacked"
+        chosen = self.study.user_attrs.get("way")
+        return str((chosen or {"way": "stacked"})["way"]) if self.plan.backend == "auto" else "processes"
+
     def finished(self) -> bool:
         """Whether everything that was asked for has ended."""
         trials = self._trials()

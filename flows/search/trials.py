@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from components.errors import Interrupted, LabError, Pruned
+from components.errors import Interrupted, LabError, Pruned, RunError
 from components.training.checkpoint import Checkpoints
 from flows import experiment
 from flows.config.build import validate
@@ -33,6 +34,25 @@ def folder_of(settings: Settings, sweep: str, run: str) -> Path:
     return settings.sweeps / sweep / "trials" / run
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended.
+
+    Attributes:
+        state: `complete`, `pruned` or `failed`.
+        reason: why it failed.
+        result: the run's result (flows/experiment.py); empty unless complete.
+        seconds: of training and evaluation.
+        samples: training examples seen.
+    """
+
+    state: Literal["complete", "pruned", "failed"]
+    reason: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    samples: int = 0
+
+
 def run_trial(sweep: Sweep, taken: Taken, *, tell: Tell = lambda _: None, stopping: Callable[[], bool] = lambda: False) -> str:
     """Run a trial that was taken, and say in the study what became of it.
 
@@ -43,87 +63,104 @@ def run_trial(sweep: Sweep, taken: Taken, *, tell: Tell = lambda _: None, stoppi
     seen: dict[str, Any] = {}
     folder = folder_of(sweep.settings, sweep.name, taken.run)
     try:
-        result = _run(sweep, taken, folder, tell=tell, stopping=stopping, seen=seen)
-        values = [_value(result, seen, objective.metric) for objective in sweep.objectives]
+        result = _run(sweep, taken, tell=tell, stopping=stopping, seen=seen)
     except Interrupted:
         sweep.put_back(taken)
         return "stopped"
-    except Pruned:
-        sweep.prune(taken, _outcome(sweep, folder, seen, time.perf_counter() - began))
-        Checkpoints(folder / "checkpoints").clear()
-        return "pruned"
     except Exception as error:  # whatever it is: it is this trial's, and the sweep goes on
-        sweep.fail(taken, _words(error), _outcome(sweep, folder, seen, time.perf_counter() - began))
-        Checkpoints(folder / "checkpoints").clear()
+        state: Literal["pruned", "failed"] = "pruned" if isinstance(error, Pruned) else "failed"
+        seconds, samples = time.perf_counter() - began, _samples_seen(folder, seen)
+        return conclude(sweep, taken, folder, Ended(state, _words(error), seconds=seconds, samples=samples))
+    return conclude(sweep, taken, folder, Ended("complete", "", result, seconds=result["seconds"], samples=result["samples"]))
+
+
+def conclude(sweep: Sweep, taken: Taken, folder: Path, ended: Ended) -> str:
+    """Say in the study what became of a trial; returns its state, which is `failed` where a value is missing or no number."""
+    events = {line["event"]: line["facts"] for line in journal.read(folder) if line["kind"] == "event"}
+    outcome = {
+        "seconds": round(ended.seconds, 3),
+        "samples": ended.samples,
+        "parameters": events.get("model", {}).get("parameters"),
+        "device": events.get("model", {}).get("device"),
+        "curve": _curve(folder, sweep.objectives[0].metric),
+        **({"metrics": ended.result["metrics"]} if ended.result else {}),
+    }
+    Checkpoints(folder / "checkpoints").clear()
+    if ended.state == "pruned":
+        sweep.prune(taken, outcome)
+        return ended.state
+    try:
+        if ended.state == "failed":
+            raise RunError(ended.reason)
+        values = [_value(outcome, objective.metric) for objective in sweep.objectives]
+    except RunError as error:
+        sweep.fail(taken, str(error), outcome)
         return "failed"
-    outcome = {**_outcome(sweep, folder, seen, result["seconds"]), "metrics": result["metrics"], "samples": result["samples"]}
     sweep.complete(taken, outcome, values)
-    return "complete"
+    return ended.state
 
 
-def _run(sweep: Sweep, taken: Taken, folder: Path, *, tell: Tell, stopping: Callable[[], bool], seen: dict[str, Any]) -> dict[str, Any]:
+def open_run(sweep: Sweep, taken: Taken) -> tuple[Path, dict[str, Any]]:
+    """The trial's run folder and configuration, found or made."""
+    folder = folder_of(sweep.settings, sweep.name, taken.run)
     if (folder / "config.json").exists():
-        config = experiment.read_config(folder)
-        while journal.is_open(folder):  # the worker that began it is not quite gone
-            if stopping():
-                raise Interrupted("stopped while another process still had the run")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    else:
-        config = validate(compose([*sweep.overrides, *overrides(taken.chosen), f"seed={taken.seed}"]))
-        experiment.create(config, sweep.settings, taken.run, inside=folder.parent)
-    metric = sweep.objectives[0].metric
+        return folder, experiment.read_config(folder)
+    config = validate(compose([*sweep.overrides, *overrides(taken.chosen), f"seed={taken.seed}"]))
+    return experiment.create(config, sweep.settings, taken.run, inside=folder.parent), config
+
+
+def judged(sweep: Sweep, taken: Taken, folder: Path, config: Mapping[str, Any]) -> optuna.Trial:
+    """Optuna's handle of the trial, with the pruner, told what an earlier attempt saw."""
     sweep.study.pruner = sampling.pruner(sweep.plan, config["trainer"]["epochs"])
-    pruning = sweep.plan.pruner not in ("none", "wilcoxon")
-    trial = judged(sweep, taken, folder) if pruning else None
-
-    def hear(line: dict[str, Any]) -> None:
-        tell(line)
-        if line["kind"] == "progress":
-            seen.update({key: line[key] for key in ("step", "total", "epochs")})
-            if trial and metric in line["values"]:
-                _judge(trial, line["epoch"] + 1, line["values"][metric])
-
-    return experiment.run(config, folder, sweep.settings, tell=hear, stopping=stopping, draw=False, splits=("validation",))
-
-
-def judged(sweep: Sweep, taken: Taken, folder: Path) -> optuna.Trial:
-    """Optuna's handle of the trial, told what an earlier attempt saw."""
     trial = sweep.trial_of(taken)
     for epoch, (_, value) in enumerate(_curve(folder, sweep.objectives[0].metric), start=1):
         trial.report(value, epoch)
     return trial
 
 
-def _judge(trial: optuna.Trial, epoch: int, value: float) -> None:
-    """Report one epoch to the pruner; raises Pruned when it calls the trial hopeless."""
+def judge(trial: optuna.Trial, epoch: int, value: float) -> str | None:
+    """Report one epoch to the pruner; why the trial is hopeless, if it says so."""
     if math.isfinite(value):
         trial.report(value, epoch)
         if trial.should_prune():
-            raise Pruned(f"hopeless beside the other trials after {epoch} epochs")
+            return f"hopeless beside the other trials after {epoch} epochs"
+    return None
 
 
-def _value(result: dict[str, Any], seen: dict[str, Any], metric: str) -> float:
-    found = {**seen, **result["metrics"], "seconds": result["seconds"], "parameters": result.get("parameters")}.get(metric)
-    if found is None:
-        raise LabError(f"the run has no {metric!r} (it has: {', '.join(sorted(result['metrics']))}, parameters, seconds)")
-    if not math.isfinite(found):
-        raise LabError(f"{metric} became {found}")
-    return float(found)
+def _run(sweep: Sweep, taken: Taken, *, tell: Tell, stopping: Callable[[], bool], seen: dict[str, Any]) -> dict[str, Any]:
+    folder, config = open_run(sweep, taken)
+    while journal.is_open(folder):  # the worker that began it is not quite gone
+        if stopping():
+            raise Interrupted("stopped while another process still had the run")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    metric = sweep.objectives[0].metric
+    trial = judged(sweep, taken, folder, config) if sweep.plan.pruner not in ("none", "wilcoxon") else None
+
+    def hear(line: dict[str, Any]) -> None:
+        tell(line)
+        if line["kind"] == "progress":
+            seen.update({key: line[key] for key in ("step", "total", "epochs")})
+            if trial is not None and metric in line["values"] and (reason := judge(trial, line["epoch"] + 1, line["values"][metric])):
+                raise Pruned(reason)
+
+    return experiment.run(config, folder, sweep.settings, tell=hear, stopping=stopping, draw=False, splits=("validation",))
 
 
-def _outcome(sweep: Sweep, folder: Path, seen: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What is kept of a trial beside its values."""
-    events = {line["event"]: line["facts"] for line in journal.read(folder) if line["kind"] == "event"}
-    counts = (events.get("data", {}).get("card") or {}).get("counts") or {}
-    examples = (counts.get("train") or {}).get("examples", 0)
-    share = seen["step"] / seen["total"] if seen.get("total") else 0.0
-    return {
-        "seconds": round(seconds, 3),
-        "samples": round(share * seen.get("epochs", 0) * examples),
-        "parameters": events.get("model", {}).get("parameters"),
-        "curve": _curve(folder, sweep.objectives[0].metric),
-        "device": events.get("model", {}).get("device"),
-    }
+def _samples_seen(folder: Path, seen: Mapping[str, Any]) -> int:
+    """Training examples that a run which did not end had seen."""
+    cards = [line["facts"]["card"] for line in journal.read(folder) if line.get("event") == "data"]
+    examples = cards[-1]["counts"]["train"]["examples"] if cards else 0
+    return round(seen["step"] / seen["total"] * seen["epochs"] * examples) if seen.get("total") else 0
+
+
+def _value(outcome: Mapping[str, Any], metric: str) -> float:
+    found = {**outcome.get("metrics", {}), **{key: outcome[key] for key in ("seconds", "parameters", "samples")}}
+    value = found.get(metric)
+    if value is None:
+        raise RunError(f"the run has no {metric!r} (it has: {', '.join(sorted(found))})")
+    if not math.isfinite(value):
+        raise RunError(f"{metric} became {value}")
+    return float(value)
 
 
 def _curve(folder: Path, metric: str) -> list[tuple[float, float]]:

@@ -2,10 +2,11 @@
 
 Like the trainer (flows/trainer.py) it imports torch, and Optuna besides, but nothing of Prefect or MLflow, and speaks by flows/child.py:
 
-    → {"sweep": NAME, "cores": [0], "batch": 0}      batch: end after so many trials; 0 is all of them
+    → {"sweep": NAME, "cores": [0], "stacked": false}      stacked: many trials together (flows/search/stacks.py)
     → {"stop": true}
     ← {"kind": "worker", "name": …}                  it has signed in
     ← {"kind": "trial", "state": "began" | "complete" | "pruned" | "failed" | "stopped", "run": …, "number": …, "chosen": {…}, "seed": …}
+    ← {"kind": "way", "way": "stacked" | "processes", "reason": …}      what `search.backend=auto` chose
     ← {"kind": "progress", "run": …, …}              as the trainer's
     ← {"kind": "error", "message": …, "exit": …}
 """
@@ -53,6 +54,11 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     sweep = Sweep.load(Settings.load(), request["sweep"])
     worker = sweep.presence.sign_in(sweep.name)
     tell({"kind": "worker", "name": worker})
+    if request.get("stacked"):
+        from flows.search.stacks import work
+
+        work(sweep, worker, cores=len(request.get("cores") or [0]), tell=tell, stopping=stop.is_set)
+        return
     while not stop.is_set():
         taken = sweep.take(worker)
         if taken is None:
