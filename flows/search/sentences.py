@@ -135,7 +135,7 @@ def _chosen(chosen: Configuration, ranking: Ranking, quantity: Quantity) -> str:
     fresh = "fresh " if chosen.phase == "confirm" else ""
     interval = f" {quantity.span(chosen.interval)}" if chosen.interval else ""
     over = f"one {fresh}seed" if len(chosen.seeds) == 1 else f"{len(chosen.seeds)} {fresh}seeds"
-    selected = "" if chosen.selected_by is None else f"; {quantity.value(chosen.selected_by)}, by which it was selected, is flattered"
+    selected = "" if chosen.selected_by is None else f"; selected by {quantity.value(chosen.selected_by)} in the search"
     what = f"{quantity.split} {quantity.name}".strip()
     of = f"Best of {ranking.competing} configurations" if ranking.competing > 1 else "The only configuration with a value"
     return f"{of}: {settings(chosen.params) or 'as it is'}; {what} {quantity.value(chosen.mean)}{interval} ({over}{selected})."

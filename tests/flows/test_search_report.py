@@ -119,9 +119,10 @@ def test_optimizers_at_one_rate_each_are_called_unfair_and_tuned_ones_are_not():
 
 def test_tuned_levels_are_confirmed_or_called_optimistic():
     confirmed = report(optimizer_tuning())
-    assert "fresh seeds" in confirmed.verdict[0] and "is flattered" in confirmed.verdict[0]
+    assert "(5 fresh seeds; selected by 94.0 % in the search)" in confirmed.verdict[0]
     assert confirmed.fresh_seeds == 5 and not any("optimistic" in each for each in confirmed.cautions)
     assert "one seed and 5 fresh ones to confirm" in text(confirmed)
+    assert "The best of 8 values is partly luck" in said(confirmed, "luck"), "it was the best of the fresh values, too"
     searched = report(optimizer_tuning(confirm=0))
     assert "best of N=10 configurations tuned for it" in said(searched, "optimistic")
     assert not any(each.beats for factor in searched.factors for each in factor.comparisons)
