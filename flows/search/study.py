@@ -23,6 +23,7 @@ from components.errors import RequestError, RunError, closest
 from flows.lab.settings import Settings
 from flows.search import attempts, sampling, storage
 from flows.search import space as spaces
+from flows.search.composing import Composer
 from flows.search.plan import Plan
 from flows.search.presence import Presence
 from flows.search.results import Objective, Results, Trial
@@ -47,12 +48,14 @@ class Taken:
         run: the lab's name of its run; a folder of that name may be there already, from an earlier attempt.
         chosen: key of the space → value.
         seed: of the training.
+        identity: Optuna's id of the trial in its database.
     """
 
     number: int
     run: str
     chosen: Assignment
     seed: int
+    identity: int
 
 
 class Sweep:
@@ -73,6 +76,7 @@ class Sweep:
         self.objectives = tuple(Objective(**each) for each in facts["objectives"])
         self.base_seed: int = facts["seed"]
         self.order = Order(self.plan, space, self.objectives, self.base_seed)
+        self.compose = Composer(self.overrides)
         self.presence = Presence(settings)
 
     # ------------------------------------------------------------------ opening
@@ -155,7 +159,7 @@ class Sweep:
         import optuna
 
         first = len(self.study.get_trials(deepcopy=False))
-        found = []
+        found: list[tuple[int, str, Assignment, int]] = []
         for number, (fixed, attributes) in enumerate(decided, start=first):
             run = f"{self.name}-{number:04d}"
             trial = optuna.create_trial(
@@ -165,8 +169,9 @@ class Sweep:
                 user_attrs={**attributes, "fixed": fixed, "run": run, "worker": worker},
             )
             self.study.add_trial(trial)
-            found.append(Taken(number, run, self._chosen(fixed, None), attributes["seed"]))
-        return found
+            found.append((number, run, self._chosen(fixed, None), attributes["seed"]))
+        identities = {trial.number: trial._trial_id for trial in self.study.get_trials(deepcopy=False)[first:]}
+        return [Taken(*each, identities[each[0]]) for each in found]
 
     @cached_property
     def _distributions(self) -> dict[str, BaseDistribution]:
@@ -186,36 +191,42 @@ class Sweep:
         run = trial.user_attrs.get("run") or f"{self.name}-{trial.number:04d}"
         trial.set_user_attr("run", run)
         trial.set_user_attr("worker", worker)
-        return Taken(trial.number, run, chosen, trial.user_attrs["seed"])
+        return Taken(trial.number, run, chosen, trial.user_attrs["seed"], trial._trial_id)
 
     def trial_of(self, taken: Taken) -> optuna.Trial:
         """Optuna's handle of a trial that was taken: for reporting values and asking the pruner."""
         import optuna
 
-        found = next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == taken.number)
-        return optuna.Trial(self.study, found._trial_id)
+        return optuna.Trial(self.study, taken.identity)
 
     # ------------------------------------------------------------------ what became of them
 
     def complete(self, taken: Taken, outcome: Mapping[str, Any], values: Sequence[float]) -> None:
         """The trial is done."""
-        trial = self.trial_of(taken)
-        trial.set_user_attr("outcome", dict(outcome))
+        self._note(taken, outcome=dict(outcome))
         for metric, bound in self.plan.constraints.items():
-            trial.set_constraint(metric, attempts.violation(outcome, metric, bound))
+            self.trial_of(taken).set_constraint(metric, attempts.violation(outcome, metric, bound))
         self._tell(taken, state="COMPLETE", values=values)
 
     def prune(self, taken: Taken, outcome: Mapping[str, Any]) -> None:
         """The pruner stopped it."""
-        self.trial_of(taken).set_user_attr("outcome", dict(outcome))
+        self._note(taken, outcome=dict(outcome))
         self._tell(taken, state="PRUNED")
 
     def fail(self, taken: Taken, reason: str, outcome: Mapping[str, Any]) -> None:
         """It cannot be finished, and would fail again."""
-        trial = self.trial_of(taken)
-        trial.set_user_attr("outcome", dict(outcome))
-        trial.set_user_attr("reason", reason)
+        self._note(taken, outcome=dict(outcome), reason=reason)
         self._tell(taken, state="FAIL")
+
+    def _note(self, taken: Taken, **attributes: Any) -> None:
+        """Attributes of a trial, written without reading what is there."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            for key, value in attributes.items():
+                storage.storage(self.settings).set_trial_user_attr(taken.identity, key, value)
+        except UpdateFinishedTrialError as error:
+            raise _taken_up(taken, error) from error
 
     def put_back(self, taken: Taken) -> None:
         """Somebody stopped it: it waits to be taken up again, where it was."""
@@ -228,7 +239,7 @@ class Sweep:
         try:
             self.study.tell(taken.number, list(values) if values is not None else None, state=attempts.state(state))
         except (UpdateFinishedTrialError, ValueError) as error:
-            raise RunError(f"{taken.run} was taken up by another worker in the meantime: {error}") from error
+            raise _taken_up(taken, error) from error
 
     def settle(self) -> list[str]:
         """Let the trials of workers that are gone wait again; returns the names of their runs."""
@@ -345,3 +356,7 @@ class Sweep:
             return attempts.as_level(parameter, params.get(attempts.name(parameter, self.plan.balance, level)))
 
         return self.space.choose(decide)
+
+
+def _taken_up(taken: Taken, error: Exception) -> RunError:
+    return RunError(f"{taken.run} was taken up by another worker in the meantime: {error}")

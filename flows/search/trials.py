@@ -15,12 +15,10 @@ from components.errors import Interrupted, LabError, Pruned, RunError
 from components.training.checkpoint import Checkpoints
 from flows import experiment
 from flows.config.build import validate
-from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.parts import Tell
 from flows.records import journal
 from flows.search import sampling
-from flows.search.space import overrides
 from flows.search.study import Sweep, Taken
 
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ def open_run(sweep: Sweep, taken: Taken) -> tuple[Path, dict[str, Any]]:
     folder = folder_of(sweep.settings, sweep.name, taken.run)
     if (folder / "config.json").exists():
         return folder, experiment.read_config(folder)
-    config = validate(compose([*sweep.overrides, *overrides(taken.chosen), f"seed={taken.seed}"]))
+    config = validate(sweep.compose(taken.chosen, taken.seed))
     return experiment.create(config, sweep.settings, taken.run, inside=folder.parent), config
 
 
