@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +24,10 @@ from flows.search.results import Range
 
 REFUSED = ("name", "description", "tags", "seed")
 MOST_LEVELS = 1000
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORDS = ("null", "true", "false", "nan", "inf")
+"""Bare words that mean something else than their text."""
 
 Assignment = dict[str, Any]
 """Key → value: one configuration of the space."""
@@ -127,16 +132,18 @@ def overrides(chosen: Mapping[str, Any]) -> list[str]:
 
 def override_value(value: Any) -> str:
     """A value as Hydra's override grammar reads it back."""
-    if isinstance(value, str) and value.replace("_", "").isalnum():
-        return value
     if isinstance(value, str):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
+        return value if _BARE.fullmatch(value) and value.lower() not in _WORDS else _quoted(value)
     if isinstance(value, list):
         return f"[{','.join(override_value(item) for item in value)}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{override_value(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """A text in single quotes; a backslash means something only before a quote, the closing one included."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def read(plan: Plan, source: Source, base: Sequence[str]) -> Space:

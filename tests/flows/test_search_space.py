@@ -170,7 +170,13 @@ def test_a_key_cannot_be_given_and_searched(space: Read) -> None:
         space({"optimizer": ["adam", "momentum"]}, "experiment=mlp_digits", "optimizer=adam")
 
 
-@pytest.mark.parametrize("value", [True, None, 3, 0.0001, "relu", "a b", "it's", [64, 64], [], {"a": [1, "x y"]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(True, None, 3, 0.0001, 1e30, -2, [64, 64], [], {"a": [1, "x y"]}),
+        *("relu", "a b", "it's", "123", "null", "True", "1e5", "inf", "NaN", "ünïcode", "a\\b", "a\\'b", "ends\\", "[1,2]", ""),
+    ],
+)
 def test_a_value_comes_back_through_an_override_as_it_was(value: Any) -> None:
     from flows.config.overrides import parse
 
