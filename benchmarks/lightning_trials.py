@@ -1,4 +1,4 @@
-"""`python lightning_trials.py EXPERIMENT [OVERRIDE …]`: ten of the lecture's trials by Optuna and Lightning's Trainer; prints seconds, trials, bytes.
+"""`python lightning_trials.py EXPERIMENT [OVERRIDE …]`: ten of the lecture's trials by Optuna and Lightning; prints seconds, trials, bytes.
 
 Lightning is no dependency of the lab: without it this ends with exit code 3. It trains the lab's own model, data and optimizer, with
 Lightning's loop, its CSV logger and one validation an epoch around them, and an in-memory study.
