@@ -192,7 +192,7 @@ class SweepSession:
             wanted = 1
         elif self.sweep.plan.backend == "auto":
             wanted = max(wanted, os.cpu_count() or 1)
-        self.crew = Crew(self.name, wanted, self.settings, stacked=way == "stacked", watch=self._heard)
+        self.crew = Crew(self.name, wanted, self.settings, stacked=way == "stacked", watch=self.watch_now)
         if self.stop_asked:
             self.crew.stop()
 
@@ -205,7 +205,7 @@ class SweepSession:
         """
         assert self.crew is not None
         assert self.sweep is not None
-        looked = 0.0
+        look_at = 0.0
         while True:
             if not self.crew.running:
                 if self.stop_asked:
@@ -214,9 +214,9 @@ class SweepSession:
                 if self.sweep.finished():
                     return counts
                 self.begin()  # another process's workers left something behind
-            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
-                looked = time.monotonic()
+            if (now := time.monotonic()) >= look_at:
                 counts = self._count()
+                look_at = time.monotonic() + max(SECONDS_BETWEEN_LOOKS, 10 * (time.monotonic() - now))  # a large study takes its time
                 if wanted is not None and ended(counts) >= wanted:
                     return counts
             self.crew.listen(0.2)
@@ -234,27 +234,22 @@ class SweepSession:
                     each.give_up()
         self.stop_asked = True
 
-    def _heard(self, line: dict[str, Any]) -> None:
+    def watch_now(self, line: dict[str, Any]) -> None:
+        """Pass a worker's line on to whoever watches at the moment."""
         self.watch(line)
-        if line["kind"] == "trial" and line["state"] != "began":
-            self._count()
 
     def _count(self) -> dict[str, int]:
         """Look at the study, and say how it stands."""
         assert self.sweep is not None
-        counts = self.sweep.counts()
+        counts, best = self.sweep.standing()
         if counts != self.counted:
             self.counted = counts
             self.watch({"kind": "counts", **counts, "total": self.sweep.total()})
             if self.journal is not None:
-                self.journal.metrics(self._points(counts), step=ended(counts), epoch=None)
+                points = {f"sweep/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}
+                points |= {} if best is None else {f"sweep/best {self.sweep.objectives[0].metric.replace('/', ' ')}": best}
+                self.journal.metrics(points, step=ended(counts), epoch=None)
         return counts
-
-    def _points(self, counts: Mapping[str, int]) -> dict[str, float]:
-        assert self.sweep is not None
-        best = self.sweep.best_value()
-        found = {f"sweep/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}
-        return found if best is None else {**found, f"sweep/best {self.sweep.objectives[0].metric.replace('/', ' ')}": best}
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -274,18 +274,19 @@ class Sweep:
         """All trials that count."""
         return attempts.counted(self.study.get_trials(deepcopy=False))
 
-    def counts(self) -> dict[str, int]:
-        """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""
+    def standing(self) -> tuple[dict[str, int], float | None]:
+        """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`, and the best value of one that is complete."""
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
         found = dict.fromkeys(names.values(), 0)
+        values: list[float] = []
         for trial in self._trials():
             found[names[trial.state.name]] += 1
-        return found
+            values += trial.values[:1] if trial.state.name == "COMPLETE" else []
+        return found, (max if self.objectives[0].direction == "max" else min)(values, default=None)
 
-    def best_value(self) -> float | None:
-        """The best value of a single finished trial; None while there is none."""
-        values = [trial.values[0] for trial in self._trials() if trial.state.name == "COMPLETE"]
-        return (max if self.objectives[0].direction == "max" else min)(values, default=None)
+    def counts(self) -> dict[str, int]:
+        """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""
+        return self.standing()[0]
 
     def way(self) -> str:
         """`stacked` where trials are to be trained together, or it is yet to be seen whether they should; else `processes`."""
