@@ -13,7 +13,7 @@ How an operation is done for T trials, in this order:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,15 +56,14 @@ class Program:
         self._written = {tape.roots[slot.number] for call in tape.calls if writes(call.operation) for slot in slots(call.results)}
         self._free: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
         self._taken: list[Tensor] = []
-        ends = _ends(tape, {tape.roots[slot.number] for slot in wanted})
+        self._dying: list[Tensor] = []
         taken: list[list[Tensor]] = []
-        for call, ending in zip(tape.calls, ends, strict=True):
-            self._taken = []
+        for call, ending in zip(tape.calls, _ends(tape, {tape.roots[slot.number] for slot in wanted}), strict=True):
+            self._taken, self._dying = [], [buffer for place in ending if place < len(taken) for buffer in taken[place]]
             self._bind(call)
             taken.append(self._taken)
-            for place in ending:
-                for buffer in taken[place]:
-                    self._free[_layout(buffer)].append(buffer)
+            self._dying += self._taken if len(taken) - 1 in ending else []
+            self._end_dying()
         self._free.clear()
 
     def run(self) -> None:
@@ -201,19 +200,22 @@ class Program:
 
     def _operation(self, operation: OpOverload, arguments: Any, keywords: Any, dtype: torch.dtype | None = None) -> Any:
         """Run torch's own operation, into the same memory every time where it can."""
-        results = operation(*arguments, **keywords)
-        if not isinstance(results, Tensor):
+        result = operation(*arguments, **keywords)
+        if not isinstance(result, Tensor):
             return self._refreshed(partial(operation, *arguments, **keywords))
-        # A number without dimensions does not decide a result's type; the same number for each of T trials would.
-        buffer = self._keep(results if dtype is None else results.to(dtype))
+        if dtype is not None:  # a number without dimensions does not decide a result's type, the same for each of T trials would
+            result = result.to(dtype)
+        if torch.Tag.pointwise in operation.tags:
+            self._end_dying([*tensors((arguments, keywords))])  # the result may be written over an argument
         for function, into in writers(operation):
-            write = partial(function, *arguments, **keywords, **{into: buffer})
             try:
-                write()
+                function(*arguments, **keywords, **{into: result})
             except (TypeError, RuntimeError):  # this form takes no such arguments
                 continue
-            self._operations.append(write)
+            buffer = self._keep(result)
+            self._operations.append(partial(function, *arguments, **keywords, **{into: buffer}))
             return buffer
+        buffer = self._keep(result)
         self._operations.append(partial(refresh, partial(operation, *arguments, **keywords), buffer))
         return buffer
 
@@ -222,6 +224,16 @@ class Program:
         buffers = tree_map(lambda item: self._keep(item) if isinstance(item, Tensor) else item, compute())
         self._operations.append(partial(refresh, compute, buffers))
         return buffers
+
+    def _end_dying(self, arguments: Sequence[Tensor] = ()) -> None:
+        """What this call uses for the last time is free; while it is at work only what lies in memory as its arguments do."""
+        dying, self._dying = self._dying, []
+        for buffer in dying:
+            used = [argument for argument in arguments if argument.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()]
+            if all(_layout(argument) == _layout(buffer) and argument.data_ptr() == buffer.data_ptr() for argument in used):
+                self._free[_layout(buffer)].append(buffer)
+            else:
+                self._dying.append(buffer)
 
     def _keep(self, result: Tensor) -> Tensor:
         """Memory for a result: some that is not needed any more, or the result's own."""

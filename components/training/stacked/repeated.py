@@ -111,6 +111,8 @@ def refresh(compute: Callable[[], Any], buffers: Any) -> None:
 @cache
 def writers(operation: OpOverload) -> tuple[tuple[Callable[..., Any], str], ...]:
     """Forms of an operation that write into a given tensor, with that argument's name; torch's Python functions are the quicker ones."""
+    if operation == torch.ops.aten.relu.default:
+        return ((_relu, "out"),)  # torch's own form computes elsewhere and copies: 13 µs in place of 4
     found: list[tuple[Callable[..., Any], str]] = []
     function = getattr(torch, operation._opname, None)
     if operation.namespace == "aten" and isinstance(function, BuiltinFunctionType):
@@ -123,6 +125,10 @@ def writers(operation: OpOverload) -> tuple[tuple[Callable[..., Any], str], ...]
         if len(into) == 1 and plain == wanted:
             found.append((other, into[0]))
     return tuple(found)
+
+
+def _relu(value: Tensor, *, out: Tensor) -> Tensor:
+    return torch.clamp_min(value, 0, out=out)
 
 
 @cache
