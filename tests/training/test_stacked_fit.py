@@ -249,12 +249,22 @@ def test_ended_failed_and_pruned_trials_are_in_the_checkpoint_and_are_not_needed
 
     with pytest.raises(Interrupted):
         stacked(make(), on_validation=keep, checkpoints=Checkpoints(tmp_path), stopping=stopping)
-    told = []
-    ends = stacked(make()[3:], on_validation=keep, checkpoints=Checkpoints(tmp_path), on_end=lambda end: told.append(end.name))
+    ends = stacked(make()[3:], on_validation=keep, checkpoints=Checkpoints(tmp_path))
     assert [(end.name, end.pruned, str(end.error)) for end in ends] == [(end.name, end.pruned, str(end.error)) for end in expected]
     assert isinstance(ends[1].error, NotFiniteError)
     assert hashes(ends) == hashes(expected)
-    assert told == ["trial 3"]
+
+
+def test_weights_that_were_handed_over_are_kept_nowhere_else(tmp_path):
+    expected, told = stacked([trial(0, epochs=1), trial(1, epochs=2)]), []
+    ends = stacked([trial(0, epochs=1), trial(1, epochs=2)], checkpoints=Checkpoints(tmp_path), on_end=told.append)
+    assert hashes(told) == hashes(expected)
+    assert [end.weights for end in ends] == [{}, {}]
+    snapshot = Checkpoints(tmp_path).newest()
+    assert not [name for name in snapshot.tensors if not name.startswith("generators/")]
+    again = stacked([], checkpoints=Checkpoints(tmp_path), on_end=told.append)
+    assert [(end.name, end.state) for end in again] == [(end.name, end.state) for end in expected]
+    assert len(told) == 2
 
 
 def test_new_trials_can_be_given_when_going_on(tmp_path):

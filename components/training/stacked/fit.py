@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ def fit_stacked(
     lanes: int = 0,
     checkpoints: Checkpoints | None = None,
     on_validation: OnValidation = lambda *_: True,
-    on_end: Callable[[StackedFit], None] = lambda _: None,
+    on_end: Callable[[StackedFit], None] | None = None,
     joining: Callable[[], Sequence[StackedTrial]] = lambda: (),
     progress: Tell = lambda *_: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -56,12 +56,14 @@ def fit_stacked(
         lanes: blocks at the same time; 0 means as many as torch has threads on the CPU, and 1 elsewhere.
         checkpoints: where to save the whole stack; None saves nothing.
         on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `joining` is asked
-            for new trials until there is no trial left and it has none. After a crash the same may be told again.
+            for new trials until there is no trial left and it has none. After a crash the same may be told again. What is given to
+            `on_end` is kept there and not here, so that a long search does not fill memory and checkpoints with old weights.
         progress: told of a trial's name and progress at every point of its curves; called in the lanes' threads, as recorders are.
         stopping: asked at every step, in the lanes' threads; when it says True a checkpoint is written and Interrupted is raised.
 
     Returns:
-        One for each trial, in the order in which they came. A trial that failed has its error there: it stops nobody else.
+        One for each trial, in the order in which they came; with `on_end`, without weights. A trial that failed has its error there: it
+        stops nobody else.
 
     Raises:
         RequestError: a trial cannot be stacked, or two have the same name.
@@ -82,7 +84,7 @@ class _Fit:
         lanes: int,
         checkpoints: Checkpoints | None,
         on_validation: OnValidation,
-        on_end: Callable[[StackedFit], None],
+        on_end: Callable[[StackedFit], None] | None,
         joining: Callable[[], Sequence[StackedTrial]],
         progress: Tell,
         stopping: Callable[[], bool],
@@ -175,9 +177,11 @@ class _Fit:
                 member.validated = None
             if member.finished or not goes_on:
                 del self.live[name]
-                self.ended[name] = member.end(pruned=not goes_on and not member.finished)
-                self.best_is_saved = False
-                self.on_end(self.ended[name])
+                end = member.end(pruned=not goes_on and not member.finished)
+                if self.on_end is not None:
+                    self.on_end(end)
+                    end = replace(end, weights={})
+                self.ended[name], self.best_is_saved = end, False
 
     # ------------------------------------------------------------------ who is in which block
 

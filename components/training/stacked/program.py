@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_map
 
-from components.training.stacked.operations import RULES
+from components.training.stacked.operations import RULES, VIEWS
 from components.training.stacked.repeated import Value, lined_up, one_by_one, refresh, repeated, values_in, with_tensors, writers
-from components.training.stacked.tape import Call, NotStackableError, Slot, Tape, is_view, slots, tensors, writes
+from components.training.stacked.tape import Call, NotStackableError, Slot, Tape, is_view, mapped, slots, tensors, writes
 
 SHAPE_ONLY = {"ones_like", "zeros_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 """Operations that look at a tensor's shape and not at its numbers."""
@@ -121,7 +120,7 @@ class Program:
 
     def _bind(self, call: Call) -> None:
         operation = call.operation
-        arguments, keywords = tree_map(
+        arguments, keywords = mapped(
             lambda item: self._values[item.number] if isinstance(item, Slot) else item, (call.arguments, dict(call.keywords))
         )
         values = list(values_in((arguments, keywords)))
@@ -152,20 +151,21 @@ class Program:
         """What is the same in every step, but is written into: put back every time, for each trial its own."""
         stacked = any(value.stacked for value in values_in((arguments, keywords)))
         results = repeated(operation, arguments, keywords, self.trials)()
-        return tree_map(
+        return mapped(
             lambda item: self.copy(self.stacked(Value(item, stacked))) if isinstance(item, Tensor) else item,
             results,
         )
 
     def _view(self, operation: OpOverload, arguments: Any, keywords: Any) -> Any:
         """A view of memory that stays where it is costs nothing later; where no view is possible, a copy is made every time."""
-        compute = repeated(operation, arguments, keywords, self.trials)
+        rule = VIEWS.get(operation)
+        compute = partial(rule, *arguments) if rule is not None else repeated(operation, arguments, keywords, self.trials)
         try:
             results = compute()
         except RuntimeError:  # the layout does not allow this view
             (value,) = values_in((arguments, keywords))
             copied = Value(self.copy(value.tensor), value.stacked)
-            arguments, keywords = tree_map(lambda item: copied if item is value else item, (arguments, keywords))
+            arguments, keywords = mapped(lambda item: copied if item is value else item, (arguments, keywords))
             return self._view(operation, arguments, keywords)
         before = {value.tensor.untyped_storage().data_ptr() for value in values_in((arguments, keywords))}
         if all(not tensor.numel() or tensor.untyped_storage().data_ptr() in before for tensor in tensors(results)):
@@ -221,7 +221,7 @@ class Program:
 
     def _refreshed(self, compute: Callable[[], Any]) -> Any:
         """What `compute` returns, copied into the same memory every time."""
-        buffers = tree_map(lambda item: self._keep(item) if isinstance(item, Tensor) else item, compute())
+        buffers = mapped(lambda item: self._keep(item) if isinstance(item, Tensor) else item, compute())
         self._operations.append(partial(refresh, compute, buffers))
         return buffers
 

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_map
 
-from components.training.stacked.tape import tensors
+from components.training.stacked.tape import mapped, tensors
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def values_in(items: Any) -> Iterator[Value]:
 
 def with_tensors(items: Any) -> Any:
     """Nested arguments with tensors in their values' places."""
-    return tree_map(lambda item: item.tensor if isinstance(item, Value) else item, items)
+    return mapped(lambda item: item.tensor if isinstance(item, Value) else item, items)
 
 
 def lined_up(items: Any) -> Any:
@@ -58,7 +57,7 @@ def lined_up(items: Any) -> Any:
             return item.tensor
         return item.tensor[(slice(None), *(None,) * missing)]
 
-    return tree_map(line_up, items)
+    return mapped(line_up, items)
 
 
 def repeated(operation: OpOverload, arguments: Any, keywords: Any, trials: int) -> Callable[[], Any]:
@@ -73,16 +72,16 @@ def repeated(operation: OpOverload, arguments: Any, keywords: Any, trials: int) 
 
     def once(*given: Tensor) -> tuple[Tensor, ...]:
         left = iter(given)
-        positional, words = tree_map(lambda item: next(left) if isinstance(item, Value) else item, (arguments, keywords))
+        positional, words = mapped(lambda item: next(left) if isinstance(item, Value) else item, (arguments, keywords))
         results = operation(*positional, **words)
-        are_tensors[:] = [tree_map(lambda item: isinstance(item, Tensor), results)]
+        are_tensors[:] = [mapped(lambda item: isinstance(item, Tensor), results)]
         return tuple(tensors(results))  # vmap takes no None
 
-    mapped = torch.vmap(once, in_dims=tuple(0 if value.stacked else None for value in values))
+    everywhere = torch.vmap(once, in_dims=tuple(0 if value.stacked else None for value in values))
 
     def all_at_once() -> Any:
-        left = iter(mapped(*(value.tensor for value in values)))
-        return tree_map(lambda is_tensor: next(left) if is_tensor else None, are_tensors[0])
+        left = iter(everywhere(*(value.tensor for value in values)))
+        return mapped(lambda is_tensor: next(left) if is_tensor else None, are_tensors[0])
 
     return all_at_once
 
@@ -95,7 +94,7 @@ def one_by_one(operation: OpOverload, arguments: Any, keywords: Any, trials: int
 
     rows = []
     for trial in range(trials):
-        positional, words = tree_map(partial(row, trial=trial), (arguments, keywords))
+        positional, words = mapped(partial(row, trial=trial), (arguments, keywords))
         rows.append(operation(*positional, **words))
     if isinstance(rows[0], Tensor):
         return torch.stack(rows)

@@ -140,6 +140,17 @@ def record_forward(model: nn.Module, arguments: tuple[Any, ...], keywords: Mappi
     return Forward(recorder.tape, tree_map(recorder.slot_of, outputs))
 
 
+def mapped(function: Callable[[Any], Any], items: Any) -> Any:
+    """An operation's nested arguments or results with `function` of every leaf; torch's own `tree_map` takes several times as long."""
+    if isinstance(items, tuple):
+        return tuple(mapped(function, item) for item in items)
+    if isinstance(items, list):
+        return [mapped(function, item) for item in items]
+    if isinstance(items, dict):
+        return {key: mapped(function, item) for key, item in items.items()}
+    return function(items)
+
+
 def slots(values: Any) -> Iterator[Slot]:
     """The slots in nested tuples, lists and dicts."""
     return _leaves(values, Slot)
@@ -224,7 +235,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._paused:
             return operation(*args, **(kwargs or {}))
         self._refuse(operation, args, kwargs or {})
-        arguments, keywords = tree_map(self.slot_of, (args, dict(kwargs or {})))
+        arguments, keywords = mapped(self.slot_of, (args, dict(kwargs or {})))
         if (
             torch.Tag.inplace_view in operation.tags
         ):  # the same memory seen otherwise from now on: `x.transpose_()` is a new `x.transpose()`
@@ -234,7 +245,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if writes(operation):
             self._refuse_change(operation, args, arguments)
         results = operation(*args, **(kwargs or {}))
-        self.tape.calls.append(Call(operation, arguments, keywords, tree_map(self._result_of, results)))
+        self.tape.calls.append(Call(operation, arguments, keywords, mapped(self._result_of, results)))
         return results
 
     def _result_of(self, value: Any) -> Any:
