@@ -64,7 +64,7 @@ def gradient_by_distance(models: Mapping[str, Tensor]) -> Figure:
     axes.set_yscale("log")
     style.dress(axes, x="steps back in time", y="gradient norm at that input (L2)", grid="y")
     style.legend_below(figure)
-    style.headline(figure, _how_far(models))
+    style.headline(figure, _how_far(models), "how far back the gradient of the last state is at least 1 % of its largest")
     return style.finish(figure)
 
 
@@ -146,8 +146,5 @@ def _what_gates_do(gates: Mapping[str, Tensor]) -> str:
 
 
 def _how_far(models: Mapping[str, Tensor]) -> str:
-    parts = []
-    for name, norms in models.items():
-        far = reach(norms)
-        parts.append(f"{name}: {f'below 1 % of its largest after {far} steps' if far else f'above 1 % all {len(norms)} steps back'}")
-    return "The gradient of the last state. " + "; ".join(parts)
+    reaches = {name: (reach(norms), len(norms)) for name, norms in models.items()}
+    return "; ".join(f"{name} feels {f'{far} steps back' if far else f'all {count} steps'}" for name, (far, count) in reaches.items())

@@ -28,7 +28,7 @@ def test_how_far_a_gradient_reaches():
     assert reach(torch.tensor([1.0, 0.5])) is None
     assert reach(torch.tensor([1.0, 0.001, 0.5, 0.001])) == 3
     figure = gradient_by_distance({"RNN": 0.1 ** torch.arange(6.0), "LSTM": torch.ones(6)})
-    assert title(figure) == "The gradient of the last state. RNN: below 1 % of its largest after 3 steps; LSTM: above 1 % all 6 steps back"
+    assert title(figure) == "RNN feels 3 steps back; LSTM feels all 6 steps"
     assert figure.axes[0].get_yscale() == "log"
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx((0.1 ** torch.arange(6.0)).numpy(), rel=1e-6)
 
