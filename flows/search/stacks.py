@@ -35,7 +35,7 @@ from flows.search.trials import Ended, conclude, folder_of, judge, judged, open_
 if TYPE_CHECKING:
     import optuna
 
-MOST = 256
+MOST = 1000
 """Trials in one stack, where nothing is learned from one about the next."""
 MOST_ADAPTIVE = 16
 """The same where the sampler learns from trials that have ended."""
@@ -78,6 +78,8 @@ class Stack:
         self.environment = environment()
         self.most = MOST if sweep.plan.sampler in ("grid", "random", "qmc") and sweep.plan.pruner == "none" else MOST_ADAPTIVE
         self.counted_at = time.perf_counter()
+        self.exhausted = False
+        """There was nothing left to begin: asking again would read every running trial for nothing."""
         self.objections: dict[str, str] = {}
         """Trial → why it cannot be stacked."""
 
@@ -156,9 +158,11 @@ class Stack:
     def _take(self, count: int) -> list[StackedTrial]:
         """At most `count` more trials of the sweep. What cannot be stacked, or has a checkpoint of its own, is run at once, by itself."""
         found: list[StackedTrial] = []
-        if count <= 0 or self.stopping():
+        if count <= 0 or self.exhausted or self.stopping():
             return found
-        for taken in self.sweep.take_many(self.worker, count):
+        came = self.sweep.take_many(self.worker, count)
+        self.exhausted = len(came) < count
+        for taken in came:
             self.tell({**_facts(taken), "state": "began"})
             folder, config = open_run(self.sweep, taken)
             alone = any(line.get("event") == "result" for line in journals.read(folder)) or any(folder.glob("checkpoints/*"))
