@@ -84,11 +84,11 @@ MIXED = (GradientDescent(), Momentum(), Nesterov(), Adagrad(), Adadelta(), RMSpr
 DIGITS = Setting("MLP 64-64-64-10, batch 32", 64, (64, 64), 32, 1257, 180, MIXED, Constant(), threads=1, goal=1 / 8)
 MNIST = Setting(
     "MLP 784-512-10 with dropout, batch 64", 784, (512,), 64, 4000, 500, (AdamW(weight_decay=0.1),), Cosine(),
-    dropout=0.5, label_smoothing=0.1, trials=16, alone=2, epochs=1, epochs_alone=2, width=4, goal=1 / 1.8,
+    dropout=0.5, label_smoothing=0.1, trials=8, alone=2, epochs=4, epochs_alone=2, width=4, goal=1 / 1.8,
 )  # fmt: skip
 DEEP = Setting(
     "MLP 784-256×5-10, batch 64", 784, (256,) * 5, 64, 4000, 500, (Adam(),), Constant(),
-    trials=16, alone=2, epochs=1, epochs_alone=2, width=4,
+    trials=8, alone=2, epochs=4, epochs_alone=2, width=4,
 )  # fmt: skip
 
 
