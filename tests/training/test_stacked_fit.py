@@ -180,7 +180,7 @@ ONE_BLOCK, THREE_BLOCKS, TWO_LANES = {}, {"width": 2}, {"width": 4, "lanes": 2}
 @pytest.mark.parametrize(
     ("way", "stop_at"),
     [
-        *((ONE_BLOCK, steps) for steps in (1, 8, 9, 10, 27)),
+        *((ONE_BLOCK, steps) for steps in (1, 8, 9, 17, 27)),  # after 8 and 17 steps an epoch's last, smaller batch comes first
         *((THREE_BLOCKS, steps) for steps in (14, 28, 81)),  # asked once for each block's step
         *((TWO_LANES, steps) for steps in (10, 31)),
     ],

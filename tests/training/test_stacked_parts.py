@@ -11,7 +11,7 @@ from components.errors import RequestError
 from components.optimizers import Adam, decays
 from components.training.stacked import Choice, Memory, fastest, fit_stacked, largest_stack, memory_of, planning
 from components.training.stacked.block import Block
-from components.training.stacked.bound import Architecture
+from components.training.stacked.bound import Architecture, architecture_of
 from components.training.stacked.feed import feed
 from components.training.stacked.masks import LEVELS, Masks
 from components.training.stacked.trials import Member
@@ -160,7 +160,7 @@ def taken(count, **more):
     """Bytes of a block of so many trials that has trained an epoch: every storage once, found by looking."""
     trials = [trial(seed, epochs=1, model=mlp(seed, hidden=(64, 32), dropout=0.3), **more) for seed in range(count)]
     block = Block(
-        Architecture(trials[0].model, trials[0].objective),
+        architecture_of(trials[0], CPU),
         [Member.of(given, CPU) for given in trials],
         VALIDATION,
         device=CPU,

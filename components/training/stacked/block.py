@@ -129,10 +129,8 @@ class Block:
         """The step for batches like this one."""
         key = (one_for_all, *shapes(batch))
         if key not in self._steps:
-            step = self.architecture.step(batch if one_for_all else row_of(batch, 0))
-            first = not self._steps
-            bound = BoundStep(step, self.members, self.weights, batch, one_for_all=one_for_all, ahead=first)
-            if first:
+            bound = BoundStep(self.architecture, self.members, self.weights, batch, one_for_all=one_for_all)
+            if not self._steps:
                 self.gradients = bound.own_gradients()
                 self._make_updates()
             else:

@@ -7,15 +7,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from components.optimizers import decays
 from components.protocols import Batch, Objective
+from components.training.device import to_device
 from components.training.stacked.masks import Masks
 from components.training.stacked.program import Program
 from components.training.stacked.repeated import Value
 from components.training.stacked.tape import Forward, Step, record_forward, record_step, slots, tensors
-from components.training.stacked.trials import Member
+from components.training.stacked.trials import Member, StackedTrial
 
 
 class Architecture:
@@ -23,10 +25,11 @@ class Architecture:
 
     Args:
         model: one of its models, on the device and in the type that all are to train in; it is copied.
+        usual: a batch (B, …) like most of an epoch; the last one may be smaller.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
-        self.model, self.objective = copy.deepcopy(model), objective
+    def __init__(self, model: nn.Module, objective: Objective, usual: Batch) -> None:
+        self.model, self.objective, self.usual = copy.deepcopy(model), objective, shapes(usual)
         self.decays = decays(model)
         self.asks_once = True
         """Whether the objective, as far as is known, calls the model exactly once for a batch's outcomes."""
@@ -51,22 +54,27 @@ class Architecture:
             return self._forwards[key]
 
 
+def architecture_of(trial: StackedTrial, device: torch.device) -> Architecture:
+    """What a trial has in common with those like it; moves its model to the device."""
+    usual = to_device(next(iter(trial.batches.epoch(0))), device, trial.dtype)
+    return Architecture(trial.model.to(device, trial.dtype), trial.objective, usual)
+
+
 class BoundStep:
     """A training step bound to memory.
 
     Args:
-        step: of the members' architecture.
-        members: T trials.
+        members: T trials of `architecture`.
         weights: parameters and buffers by name, (T, …) each.
         batch: one like those that will come: the same for all trials, or (T, B, …).
         one_for_all: which of the two.
-        ahead: whether batches like this come step after step, so that masks are worth drawing ahead.
     """
 
     def __init__(
-        self, step: Step, members: Sequence[Member], weights: Mapping[str, Tensor], batch: Batch, *, one_for_all: bool, ahead: bool
+        self, architecture: Architecture, members: Sequence[Member], weights: Mapping[str, Tensor], batch: Batch, *, one_for_all: bool
     ) -> None:
-        self.step = step
+        single = batch if one_for_all else row_of(batch, 0)
+        self.step = step = architecture.step(single)
         used = {slot.number for call in step.tape.calls for slot in slots((call.arguments, dict(call.keywords)))}
         self._inputs = {key: value.clone() for key, value in batch.items() if step.tape.inputs[f"batch/{key}"].number in used}
         self.masks = [
@@ -75,7 +83,7 @@ class BoundStep:
                 step.tape.shapes[slot.number],
                 [member.trial.seed for member in members],
                 [_rate(member.trial.model, name) for member in members],
-                ahead=ahead,
+                ahead=shapes(single) == architecture.usual,  # these come step after step
                 dtype=step.tape.dtypes[slot.number],
                 device=next(iter(weights.values())).device,
             )

@@ -19,7 +19,7 @@ from components.training import randomness
 from components.training.checkpoint import Checkpoints, Snapshot
 from components.training.evaluation import BatchSource
 from components.training.stacked.block import Block, Tell
-from components.training.stacked.bound import Architecture
+from components.training.stacked.bound import Architecture, architecture_of
 from components.training.stacked.grouping import can_stack, program_of
 from components.training.stacked.trials import Member, StackedFit, StackedTrial
 from components.training.stacked.updates import slots_of
@@ -135,13 +135,12 @@ class _Fit:
                 self._save()
 
     def _side_by_side(self, blocks: Sequence[Block]) -> None:
-        lanes = min(self.lanes, len(blocks))
-        if lanes == 1:
+        if self.lanes == 1:
             for block in blocks:
                 self._train(block)
             return
         try:
-            with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(self.lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 lane = [pool.submit(self._train, block) for block in blocks]
                 try:
                     for done in lane:
@@ -205,7 +204,7 @@ class _Fit:
         reason = can_stack(trial)
         if reason is not None:
             raise RequestError(f"{trial.name} cannot be stacked: {reason}")
-        self.of[trial.name] = Architecture(trial.model.to(self.device, trial.dtype), trial.objective)
+        self.of[trial.name] = architecture_of(trial, self.device)
         self.architectures.append((key, self.of[trial.name]))
 
     def _arrange(self) -> None:

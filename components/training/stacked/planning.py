@@ -16,7 +16,7 @@ from components.schedules import Constant
 from components.training.evaluation import BatchSource
 from components.training.loop import fit
 from components.training.stacked.block import Block
-from components.training.stacked.bound import Architecture
+from components.training.stacked.bound import architecture_of
 from components.training.stacked.grouping import can_stack, program_of
 from components.training.stacked.trials import Member, StackedTrial
 
@@ -199,7 +199,7 @@ class _Stacked:
     def __init__(self, trials: Sequence[StackedTrial], width: int, lanes: int, device: torch.device) -> None:
         self.lanes, self.count = lanes, width * lanes
         chosen = [_copy_of(trial) for trial in _spread(trials, self.count)]
-        architecture = Architecture(chosen[0].model.to(device, chosen[0].dtype), chosen[0].objective)
+        architecture = architecture_of(chosen[0], device)
         self.blocks = [
             Block(architecture, [Member.of(trial, device) for trial in chosen[lane::lanes]], None, device=device, tell=lambda *_: None)
             for lane in range(lanes)
@@ -244,6 +244,5 @@ def _some_steps(block: Block, steps: int) -> None:
 def _counted(trial: StackedTrial, validation: BatchSource | None, device: torch.device, count: int) -> int:
     """Bytes that belong to a stack of so many copies of a trial."""
     members = [Member.of(_copy_of(trial), device) for _ in range(count)]
-    architecture = Architecture(members[0].trial.model, trial.objective)
-    block = Block(architecture, members, validation, device=device, tell=lambda *_: None)
+    block = Block(architecture_of(members[0].trial, device), members, validation, device=device, tell=lambda *_: None)
     return block.count_bytes()
