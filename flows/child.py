@@ -20,10 +20,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from components.errors import Interrupted, LabError
 from flows.lab.settings import Settings
 
 GRACE_SECONDS = 25.0
@@ -31,6 +33,9 @@ GRACE_SECONDS = 25.0
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep instead of spinning, unless the person has said otherwise: docs/adr/0011-threads.md."""
+
+INTERRUPTED = 3
+"""Exit code of a child that was asked to stop and saved what it had."""
 
 Lines = queue.SimpleQueue[dict[str, Any] | None]
 
@@ -165,6 +170,28 @@ def listen() -> tuple[dict[str, Any], threading.Event]:
 
     threading.Thread(target=until_stopped, daemon=True, name="listen").start()
     return json.loads(first or "{}"), stop
+
+
+def serve(work: Callable[[dict[str, Any], Voice, threading.Event], None]) -> int:
+    """Be the child: hear the request, do the `work`, tell how it went; returns the exit code.
+
+    0 done, 1 it failed, 2 the request was wrong, 3 it was interrupted and has saved what it has.
+    """
+    tell = Voice()
+    request, stop = listen()
+    try:
+        work(request, tell, stop)
+    except Interrupted as error:
+        tell({"kind": "interrupted", "message": str(error)})
+        return INTERRUPTED
+    except LabError as error:
+        tell({"kind": "error", "message": str(error), "exit": error.exit_code})
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        tell({"kind": "error", "message": f"{type(error).__name__}: {error}", "exit": 1})
+        return 1
+    return 0
 
 
 def leave(code: int) -> None:

@@ -16,33 +16,10 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 interrupted (a 
 from __future__ import annotations
 
 import threading
-import traceback
 from typing import Any
 
-from components.errors import Interrupted, LabError, RequestError
-from flows.child import Voice, leave, listen
-
-INTERRUPTED = 3
-"""Exit code of a run that was asked to stop and saved its checkpoint."""
-
-
-def main() -> int:
-    """Read the request, run it, tell about it; returns the exit code."""
-    tell = Voice()
-    request, stop = listen()
-    try:
-        _run(request, tell, stop)
-    except Interrupted as error:
-        tell({"kind": "interrupted", "message": str(error)})
-        return INTERRUPTED
-    except LabError as error:
-        tell({"kind": "error", "message": str(error), "exit": error.exit_code})
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        tell({"kind": "error", "message": f"{type(error).__name__}: {error}", "exit": 1})
-        return 1
-    return 0
+from components.errors import Interrupted, RequestError
+from flows.child import Voice, leave, serve
 
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
@@ -67,4 +44,4 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(serve(_run))

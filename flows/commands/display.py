@@ -13,10 +13,15 @@ SHOWN = ("train/loss", "validation/accuracy", "validation/loss")
 """Series that fit beside a bar, where a run has them."""
 
 
-class Display:
-    """What a `Session` is watched by (its `watch`)."""
+class Bar:
+    """A progress bar on a terminal, and lines everywhere else; subclasses hear lines about what goes on.
 
-    def __init__(self, output: Output) -> None:
+    Args:
+        output: where to.
+        title: what the bar counts.
+    """
+
+    def __init__(self, output: Output, title: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.output = output
@@ -32,8 +37,7 @@ class Display:
             transient=True,
         )
         self.live = output.console.is_terminal
-        self.task = self.bar.add_task("fit", total=None, values="", visible=False)
-        self.values: dict[str, float] = {}
+        self.task = self.bar.add_task(title, total=None, values="", visible=False)
         self.said_at = 0.0
 
     def __enter__(self) -> Self:
@@ -45,16 +49,37 @@ class Display:
         if self.live:
             self.bar.stop()
 
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        if self.live:
+            self.bar.console.print(text, markup=False, soft_wrap=True)
+        else:
+            self.output.say(text)
+
+    def say_now_and_then(self, text: str) -> None:
+        """One line, unless the last one of this kind was a moment ago."""
+        if time.monotonic() - self.said_at > SECONDS_BETWEEN_LINES:
+            self.said_at = time.monotonic()
+            self.say(text)
+
+
+class Display(Bar):
+    """What a `Session` is watched by (its `watch`)."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output, "fit")
+        self.values: dict[str, float] = {}
+
     def __call__(self, line: dict[str, Any]) -> None:
         """Show one line of the trainer."""
         match line["kind"]:
             case "run":
-                self._say(f"run {line['run']}")
+                self.say(f"run {line['run']}")
             case "note" | "warning":
-                self._say(line.get("text") or f"warning: {line['message']}")
+                self.say(line.get("text") or f"warning: {line['message']}")
             case "stage" if line["state"] == "finished":
                 self.bar.update(self.task, visible=False)
-                self._say(f"{line['name']:<9} {line['seconds']:6.1f} s")
+                self.say(f"{line['name']:<9} {line['seconds']:6.1f} s")
             case "progress":
                 self._progress(line)
 
@@ -65,12 +90,5 @@ class Display:
         epoch = f"epoch {min(line['epoch'] + 1, line['epochs'])}/{line['epochs']}"
         if self.live:
             self.bar.update(self.task, description=epoch, completed=line["step"], total=total, values=text, visible=True)
-        elif total and time.monotonic() - self.said_at > SECONDS_BETWEEN_LINES:
-            self.said_at = time.monotonic()
-            self._say(f"{epoch}  step {line['step']}/{total}  {text}")
-
-    def _say(self, text: str) -> None:
-        if self.live:
-            self.bar.console.print(text, markup=False, soft_wrap=True)
-        else:
-            self.output.say(text)
+        elif total:
+            self.say_now_and_then(f"{epoch}  step {line['step']}/{total}  {text}")

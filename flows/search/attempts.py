@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.search.plan import Plan
-from flows.search.space import Parameter, label
+from flows.search.results import State, Trial
+from flows.search.space import Assignment, Parameter, label
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import CategoricalDistribution
     from optuna.trial import FrozenTrial
 
+ENDS: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+"""Optuna's words for how a trial ended, and ours."""
 ATTEMPTS = 3
 """How often a trial may lose its worker before it counts as failed."""
 
@@ -89,3 +92,24 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ours = [trial for trial in trials if "phase" in trial.user_attrs and "excluded" not in trial.user_attrs]
     superseded = {number for trial in ours for number in trial.user_attrs.get("attempts", ())}
     return [trial for trial in ours if trial.state.name != "FAIL" or (trial.number not in superseded and reason(trial) is not None)]
+
+
+def as_trial(trial: FrozenTrial, params: Assignment, plan: Plan) -> Trial:
+    """A trial that has ended, for the report."""
+    outcome = trial.user_attrs.get("outcome") or {}
+    state: State = ENDS[trial.state.name]
+    return Trial(
+        number=trial.number,
+        run=trial.user_attrs.get("run", ""),
+        params=params,
+        seed=trial.user_attrs["seed"],
+        state=state,
+        values=tuple(trial.values) if state == "complete" else None,
+        curve=tuple((epoch, value) for epoch, value in outcome.get("curve", ())),
+        metrics=outcome.get("metrics", {}),
+        phase=trial.user_attrs["phase"],
+        reason=reason(trial) if state == "failed" else None,
+        seconds=outcome.get("seconds", 0.0),
+        samples=outcome.get("samples", 0),
+        feasible=feasible(trial, plan),
+    )

@@ -74,6 +74,11 @@ class Plan:
     backend: Literal["processes", "pool", "vectorised", "auto"] = "processes"
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
 
+    def as_said(self) -> dict[str, Any]:
+        """What is not left at nothing, as MLflow's parameters show it."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {key: value for key, value in found.items() if value not in (None, "", 0, 0.0, [], {})}
+
 
 KEYS = tuple(each.name for each in fields(Plan) if each.name != "name")
 Lines = dict[tuple[str, ...], int]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +85,8 @@ def _objectives(plan: Plan, config: dict[str, Any]) -> tuple[Objective, ...]:
 
 _STAND_INS: dict[str, Any] = {"classes": 2, "class_names": ["a", "b"]}
 """Facts of the data that an objective may want; what it monitors does not depend on them."""
+
+
+def new_name(config: Mapping[str, Any], search: str) -> str:
+    """A name that sorts by time and is not taken: `mlp_mnist-initializers-20261125-134512-3f9a`."""
+    return f"{config['name']}-{search}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

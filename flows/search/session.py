@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,11 +43,6 @@ from flows.search.study import Sweep
 EXPERIMENT = "lecture-lab-sweeps"
 """Name of the MLflow experiment that sweeps go to, with their trials below them."""
 SECONDS_BETWEEN_LOOKS = 1.0
-
-
-def new_sweep_name(config: Mapping[str, Any], search: str) -> str:
-    """A name that sorts by time and is not taken: `mlp_mnist-initializers-20261125-134512-3f9a`."""
-    return f"{config['name']}-{search}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 class SweepSession:
@@ -117,7 +110,7 @@ class SweepSession:
         else:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
-            name = self.request.get("name") or new_sweep_name(config, wanted.plan.name)
+            name = self.request.get("name") or requests.new_name(config, wanted.plan.name)
             facts: dict[str, Any] = {
                 "overrides": wanted.overrides,
                 "plan": wanted.plan,
@@ -128,7 +121,7 @@ class SweepSession:
         self.sweep, self.config = sweep, config
         self.journal = Journal(self.folder)
         sweep.settle()
-        recorded = {**config, "name": sweep.name, "search": _plain(sweep)}
+        recorded = {**config, "name": sweep.name, "search": sweep.plan.as_said()}
         self.journal.event("started", run=sweep.name, config=recorded, **environment())
         self._carry()
         return sweep.name
@@ -349,9 +342,3 @@ def sweep_here(session: SweepSession) -> dict[str, Any]:
 def ended(counts: Mapping[str, int]) -> int:
     """How many trials have ended."""
     return counts["complete"] + counts["pruned"] + counts["failed"]
-
-
-def _plain(sweep: Sweep) -> dict[str, Any]:
-    """The plan as MLflow's parameters show it: what was left at its default is left out."""
-    found = {each.name: getattr(sweep.plan, each.name) for each in fields(sweep.plan)}
-    return {key: value for key, value in found.items() if value not in (None, "", 0, 0.0, [], {})}

@@ -20,13 +20,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError, RunError, closest
+from flows.config.names import SEARCH, describe
 from flows.lab.settings import Settings
 from flows.search import attempts, sampling, storage
 from flows.search import space as spaces
 from flows.search.composing import Composer
 from flows.search.plan import Plan
 from flows.search.presence import Presence
-from flows.search.results import Objective, Results, Trial
+from flows.search.results import Objective, Results
 from flows.search.space import Assignment, Parameter, Space
 from flows.search.upcoming import Next, Order
 
@@ -313,11 +314,11 @@ class Sweep:
         return self.order.total
 
     def results(self, test: Mapping[int, Mapping[str, float]] | None = None) -> Results:
-        """What the sweep has come to so far."""
+        """What the sweep has come to so far; `test` as in `Results`."""
         plan = self.plan
         return Results(
             name=self.name,
-            description=self.study.user_attrs.get("description", ""),
+            description=dict(describe(SEARCH)).get(plan.name, ""),
             overrides=self.overrides,
             objectives=self.objectives,
             factors=self.space.factors,
@@ -327,27 +328,12 @@ class Sweep:
             balance=plan.balance,
             seeds=plan.seeds,
             asked=self.total(),
-            trials=tuple(self._as_trial(trial) for trial in self._trials() if not attempts.goes_on(trial)),
+            trials=tuple(
+                attempts.as_trial(trial, self._chosen(trial.params, trial.user_attrs.get("level")), plan)
+                for trial in self._trials()
+                if not attempts.goes_on(trial)
+            ),
             test=test or {},
-        )
-
-    def _as_trial(self, trial: FrozenTrial) -> Trial:
-        outcome = trial.user_attrs.get("outcome") or {}
-        state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name]
-        return Trial(
-            number=trial.number,
-            run=trial.user_attrs.get("run", ""),
-            params=self._chosen(trial.params, trial.user_attrs.get("level")),
-            seed=trial.user_attrs["seed"],
-            state=state,  # type: ignore[arg-type]
-            values=tuple(trial.values) if state == "complete" else None,
-            curve=tuple((epoch, value) for epoch, value in outcome.get("curve", ())),
-            metrics=outcome.get("metrics", {}),
-            phase=trial.user_attrs["phase"],
-            reason=attempts.reason(trial) if state == "failed" else None,
-            seconds=outcome.get("seconds", 0.0),
-            samples=outcome.get("samples", 0),
-            feasible=attempts.feasible(trial, self.plan),
         )
 
     def _chosen(self, params: Mapping[str, Any], level: Any) -> Assignment:

@@ -15,29 +15,12 @@ from __future__ import annotations
 
 import os
 import threading
-import traceback
 from typing import Any
 
-from components.errors import LabError, RunError
-from flows.child import Voice, leave, listen
+from components.errors import RunError
+from flows.child import Voice, leave, serve
 
 SECONDS_BETWEEN_LOOKS = 0.5
-
-
-def main() -> int:
-    """Run trials until none is left; returns the exit code (0: none is left, or it was asked to stop)."""
-    tell = Voice()
-    request, stop = listen()
-    try:
-        _work(request, tell, stop)
-    except LabError as error:
-        tell({"kind": "error", "message": str(error), "exit": error.exit_code})
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        tell({"kind": "error", "message": f"{type(error).__name__}: {error}", "exit": 1})
-        return 1
-    return 0
 
 
 def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
@@ -80,4 +63,4 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(serve(_work))
