@@ -330,6 +330,19 @@ def test_trials_are_grouped_by_what_they_share():
     assert [(member.name, why) for member, why in found.alone] == [("trial 10", "features.1 (BatchNorm2d) uses statistics of the batch")]
 
 
+def test_objectives_are_compared_by_what_is_in_them_tensors_too():
+    class Weighted(Given):
+        def __init__(self, weights):
+            self.weights = torch.tensor(weights)
+
+        def losses(self, model, batch):
+            return {"loss": F.cross_entropy(model(batch["inputs"]), batch["targets"], weight=self.weights)}
+
+    objectives = [Weighted([1.0, 2.0, 3.0, 4.0]), Weighted([4.0, 3.0, 2.0, 1.0]), Weighted([1.0, 2.0, 3.0, 4.0])]
+    found = group([trial(seed, objective=objective) for seed, objective in enumerate(objectives)])
+    assert [[member.name for member in members] for members in found.together] == [["trial 0", "trial 2"], ["trial 1"]]
+
+
 def test_batches_padded_by_their_own_lengths_need_the_same_order():
     class Ragged(type(TRAINING)):
         lengths = torch.arange(130)

@@ -64,7 +64,8 @@ def program_of(trial: StackedTrial) -> tuple[Any, ...]:
     source: tuple[Any, ...] = (trial.batches.steps_per_epoch, shapes)
     if isinstance(trial.batches, Batches) and trial.batches.split.lengths is not None:
         source += (id(trial.batches.split), trial.batches.seed)  # padded by what else is in the batch: only one order has one shape
-    return _structure(trial.model), trial.objective, trial.settings.precision, source
+    objective = (type(trial.objective), _plain(vars(trial.objective))) if hasattr(trial.objective, "__dict__") else trial.objective
+    return _structure(trial.model), objective, trial.settings.precision, source
 
 
 def can_stack(trial: StackedTrial) -> str | None:
