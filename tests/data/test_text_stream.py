@@ -94,6 +94,4 @@ def test_tiny_shakespeare_has_its_known_size_and_split(tmp_path: Path):
     assert found.facts["vocabulary_size"] == 65 + 4
     assert sum(count["unknown"] for count in counts.values()) == 0
     start = found.splits["train"].batch(torch.tensor([0]))["inputs"][0].tolist()
-    assert (
-        Vocabulary.load(found.facts["vocabulary"]).decode(start).startswith("First Citizen:\nBefore we proceed any further")
-    )
+    assert Vocabulary.load(found.facts["vocabulary"]).decode(start).startswith("First Citizen:\nBefore we proceed any further")

@@ -116,10 +116,20 @@ def test_after_a_power_cut_runs_are_marked_crashed_and_pending_ones_queued_again
     def run(name: str, state: str, seconds: float) -> dict[str, object]:
         return {"id": name, "name": f"the {name}", "state": {"type": state, "timestamp": (NOW + timedelta(seconds=seconds)).isoformat()}}
 
-    found = [run("cut", "RUNNING", -60), run("alive", "RUNNING", -60), run("waiting", "PENDING", -5), run("new", "RUNNING", 5), run("ending", "CANCELLING", -9)]
+    found = [
+        run("cut", "RUNNING", -60),
+        run("alive", "RUNNING", -60),
+        run("waiting", "PENDING", -5),
+        run("new", "RUNNING", 5),
+        run("ending", "CANCELLING", -9),
+    ]
     answers = {"/api/flow_runs/filter": found} | {f"/api/flow_runs/{each['id']}/set_state": {} for each in found}
     with server(answers) as (port, asked):
         assert health.settle_lost_flow_runs(settings(port), {"alive"}, NOW) == ["the cut", "the waiting", "the ending"]
     told = {path: body["state"]["type"] for path, body in asked[1:]}
-    assert told == {"/api/flow_runs/cut/set_state": "CRASHED", "/api/flow_runs/waiting/set_state": "SCHEDULED", "/api/flow_runs/ending/set_state": "CANCELLED"}
+    assert told == {
+        "/api/flow_runs/cut/set_state": "CRASHED",
+        "/api/flow_runs/waiting/set_state": "SCHEDULED",
+        "/api/flow_runs/ending/set_state": "CANCELLED",
+    }
     assert asked[0][1]["work_pools"] == {"name": {"any_": ["lab"]}}
