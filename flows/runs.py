@@ -33,6 +33,8 @@ def find(run: str, settings: Settings) -> Path:
     for folder in by_name.values():
         if mlflow_run_id(folder) == run:
             return folder
+    if (settings.sweeps / run / "trials").is_dir():
+        raise RequestError(f"{run} is a sweep, not a run; its report names its best run: lab report {run}")
     near = closest(run, by_name) or (f" (the newest is {folders[-1].name})" if folders else " (there are none yet: lab train …)")
     raise RequestError(f"there is no run {run!r} in {settings.runs}{near}")
 

@@ -33,7 +33,7 @@ from flows.search.session import SweepSession, ended
 SECONDS_BETWEEN_UPDATES = 2.0
 BATCHES = 20
 """A sweep has about so many tasks for its trials."""
-SMALLEST_BATCH = 10
+SMALLEST_BATCH, LARGEST_BATCH = 10, 50
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -129,10 +129,11 @@ def _steps(session: SweepSession) -> dict[str, Any]:
     name = prepare_data(session, compose(session))
     with _progress(session), _pool_workers(session) as local:
         session.begin(local)
-        size = max(SMALLEST_BATCH, -(-session.total // BATCHES))
-        done = ended(session.counted)
-        for first in range(done - done % size, session.total, size):
+        size = LARGEST_BATCH if session.open_ended else max(SMALLEST_BATCH, -(-session.total // BATCHES))
+        first = ended(session.counted) - ended(session.counted) % size
+        while first < session.total and not session.over:
             name = trials(session, name, first + 1, min(first + size, session.total))
+            first += size
         return report(session, name)
 
 
@@ -203,7 +204,8 @@ def _name() -> str:
     parameters: dict[str, Any] = runtime.flow_run.parameters
     experiment = parameters.get("experiment")
     what = experiment if experiment != NONE else parameters.get("model")
-    return parameters.get("resume") or f"{what} {parameters.get('search')}"
+    given = [text.removeprefix("search=") for text in parameters.get("overrides", []) if text.startswith("search=")]
+    return parameters.get("resume") or f"{what} {given[0] if given else parameters.get('search')}"
 
 
 sweep_flow = flow(name="sweep", flow_run_name=_name, persist_result=False)(flat(sweep))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,7 @@ def _sweep(output: Output, request: dict[str, Any], settings: Settings) -> dict[
     from flows.commands.training import load_prefect
     from flows.lab import health
     from flows.search.session import SweepSession, sweep_here
+    from flows.search.storage import in_words
 
     with SweepDisplay(output) as display, SweepSession(request, settings, watch=display) as session:
         orchestrated = "join" not in request and health.answers(settings, "prefect", timeout=0.5)
@@ -83,14 +85,25 @@ def _sweep(output: Output, request: dict[str, Any], settings: Settings) -> dict[
             load_prefect(settings, "flows.sweep")
         with stopping_on_signals(session.stop, signal.SIGINT, signal.SIGTERM):
             try:
-                output.say(f"sweep {session.accept()}: {session.total} trials")
+                name = session.accept()
+                output.say(
+                    f"sweep {name}: " + ("until its hours or samples are used up" if session.open_ended else f"{session.total} trials")
+                )
                 if not orchestrated and "join" not in request:
                     output.say("no lab is running (lab up starts one): searching without Prefect, and writing MLflow's database directly")
                 return _under_prefect(session) if orchestrated else sweep_here(session)
             except Interrupted as error:
-                raise Interrupted(f"{error}; go on with: lab sweep --resume {session.name}") from None
+                raise Interrupted(f"{error}{_again(session)}") from None
             except RunError as error:
-                raise RunError(f"{error}; once that is mended, go on with: lab sweep --resume {session.name}") from error
+                raise RunError(f"{error}{_again(session)}") from error
+            except Exception as error:
+                if (known := in_words(error)) is None:
+                    raise
+                raise RunError(f"{known}{_again(session)}") from error
+
+
+def _again(session: SweepSession) -> str:
+    return f"; go on with: lab sweep --resume {shlex.quote(session.name)}" if session.sweep is not None else ""
 
 
 def _under_prefect(session: SweepSession) -> dict[str, Any]:

@@ -29,12 +29,13 @@ class SweepDisplay(Bar):
     def _counts(self, line: dict[str, Any]) -> None:
         done = line["complete"] + line["pruned"] + line["failed"]
         text = ", ".join(f"{line[name]} {name}" for name in ("running", "pruned", "failed") if line[name])
+        of = f"{done} of {line['total']} trials" if line["total"] else f"{done} trials"
         if self.live:
-            self.bar.update(self.task, completed=done, total=line["total"], values=text, visible=True)
+            self.bar.update(self.task, completed=done, total=line["total"] or None, values=text, visible=True)
         elif done == line["total"]:
-            self.say(f"{done} of {line['total']} trials")
+            self.say(of)
         else:
-            self.say_now_and_then(f"{done} of {line['total']} trials" + (f" ({text})" if text else ""))
+            self.say_now_and_then(of + (f" ({text})" if text else ""))
 
 
 def _settings(line: dict[str, Any]) -> str:

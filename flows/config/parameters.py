@@ -48,7 +48,7 @@ else:
     Experiment, Model, Data, Optimizer, Activation, Initializer, Schedule = (Literal[choices(group)] for group in ("experiment", *_CHOICES))
     DataName = Literal[tuple(names("data", conf=CONF)) or (NONE,)]  # where a data set has to be named, as for preparing it
 
-FIRST = choices("experiment")[0]
+FIRST = "mlp_mnist" if "mlp_mnist" in choices("experiment") else choices("experiment")[0]
 """The experiment that the form starts with."""
 
 

@@ -121,6 +121,19 @@ def crash_flow_runs(settings: Settings, ids: Sequence[str], before: datetime) ->
     return [_settle(settings, each) for each in _claiming(settings, {}, before, {"id": {"any_": list(ids)}})] if ids else []
 
 
+def crash_orphaned_task_runs(settings: Settings) -> list[str]:
+    """Mark as crashed the task runs that claim to run although their flow run has ended without them; returns their names."""
+    query = {
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        "flow_runs": {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED", "COMPLETED"]}}},
+    }
+    found = call(f"{settings.prefect_api}/task_runs/filter", query)
+    state = {"type": "CRASHED", "name": "Crashed", "message": "The lab was cut off while this ran."}
+    for each in found:
+        call(f"{settings.prefect_api}/task_runs/{each['id']}/set_state", {"state": state, "force": True})
+    return [str(each["name"]) for each in found]
+
+
 def _claiming(
     settings: Settings, query: Mapping[str, Any], before: datetime, about: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:

@@ -26,7 +26,9 @@ class Composer:
 
     def __init__(self, base: Sequence[str], *, conf: Path = CONF) -> None:
         self.base, self.conf = tuple(base), conf
-        self.independent = "${" not in "".join(path.read_text(encoding="utf-8") for path in sorted(conf.rglob("*.yaml"))) + "".join(base)
+        self.independent = "${" not in "".join(
+            path.read_text(encoding="utf-8", errors="replace") for path in sorted(conf.rglob("*.yaml"))
+        ) + "".join(base)
         self._composed = cache(lambda texts: compose(texts, conf=conf))
 
     def __call__(self, chosen: Mapping[str, Any], seed: int) -> dict[str, Any]:

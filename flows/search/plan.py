@@ -125,12 +125,13 @@ def read(overrides: Sequence[str], *, conf: Path = CONF) -> tuple[Plan, Source]:
     known = names(SEARCH, conf=conf)
     if name is None:
         raise ConfigError(f"search: missing; choose one with search=… ({', '.join(known)})")
+    name = str(name)
     if name not in known:
-        raise not_one_of(SEARCH, str(name), known)
+        raise not_one_of(SEARCH, name, known)
     values, source = _load(conf / SEARCH / f"{name}.yaml")
     for key, value in parsed.items():
         _set(values, source.lines, key.removeprefix(f"{SEARCH}."), value)
-    return _plan(str(name), values, source), source
+    return _plan(name, values, source), source
 
 
 def check_key(key: str, value: Any) -> Any:
@@ -148,7 +149,8 @@ def _plan(name: str, values: dict[str, Any], source: Source) -> Plan:
             plain(value, key)
             given[key] = check(value, hints[key], key)
         except ConfigError as error:
-            raise source.error([key], str(error)) from error
+            hint = "; each metric is to be max or min" if key == "objectives" else ""
+            raise source.error([key], f"{error}{hint}") from error
     if "space" not in given:
         raise source.error(["space"], "space: missing; it names what may vary")
     return Plan(name=name, **given)
@@ -159,11 +161,11 @@ def _load(path: Path) -> tuple[dict[str, Any], Source]:
     import yaml
 
     file = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{file}: {one_line(str(error))}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{file}: is not a mapping of keys to values")

@@ -38,6 +38,7 @@ class Repaired:
         delivered: runs that MLflow now has whole.
         undelivered: run → why MLflow does not have it yet.
         flow_runs: names of flow runs that were marked as crashed or queued again.
+        task_runs: names of task runs that had outlived their flow run.
         notes: what could not be looked at.
     """
 
@@ -45,6 +46,7 @@ class Repaired:
     delivered: list[str] = field(default_factory=list)
     undelivered: dict[str, str] = field(default_factory=dict)
     flow_runs: list[str] = field(default_factory=list)
+    task_runs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
@@ -58,6 +60,8 @@ class Repaired:
             yield f"{run} is not delivered yet: {why}"
         for name in self.flow_runs:
             yield f"the flow run {name} had lost its process and is marked as crashed"
+        if self.task_runs:
+            yield f"{len(self.task_runs)} task runs had outlived their flow run and are marked as crashed: {', '.join(self.task_runs)}"
         yield from self.notes
 
 
@@ -123,6 +127,7 @@ def _flow_runs(settings: Settings, found: Repaired) -> None:
     ours = {_delivery(folder).get("tags", {}).get("prefect.flow_run_id"): folder for folder in _folders(settings)}
     gone = [identity for identity, folder in ours.items() if identity and identity not in alive and not journal.is_open(folder)]
     found.flow_runs += health.crash_flow_runs(settings, gone, before)
+    found.task_runs += health.crash_orphaned_task_runs(settings)
 
 
 def _folders(settings: Settings) -> list[Path]:

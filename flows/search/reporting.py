@@ -40,7 +40,8 @@ def conclude(sweep: Sweep, settings: Settings, book: Journal, *, tell: Tell = la
     winners = _runs_of_chosen(results)
     if winners:
         tell({"kind": "note", "text": f"the chosen configuration on the test split: {len(winners)} runs"})
-    results = sweep.results(test=_tested(sweep, winners, settings, tell))
+    test = _tested(sweep, winners, settings, tell)
+    results = sweep.results(test=test, tested=_configurations_tested(sweep, results))
     found = report(results)
     drawn = figures(results, found)
     folder = settings.sweeps / sweep.name / "report"
@@ -116,6 +117,12 @@ def _tested(sweep: Sweep, winners: Sequence[Trial], settings: Settings, tell: Te
             sweep.study.set_user_attr("test", known)
         found[trial.seed] = known[trial.run]
     return found
+
+
+def _configurations_tested(sweep: Sweep, results: Results) -> int:
+    """How many configurations the test split has been looked at for: more trials can change the choice."""
+    runs = sweep.study.user_attrs.get("test", {})
+    return len({repr(sorted(trial.params.items())) for trial in results.trials if trial.run in runs})
 
 
 def _write(folder: Path, results: Results, found: Report, drawn: Mapping[str, Figure]) -> list[Path]:

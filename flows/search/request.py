@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.errors import ConfigError
+from components.errors import ConfigError, RequestError
 from flows.config.build import build, validate
 from flows.config.compose import compose
 from flows.config.overrides import parse
+from flows.config.words import shown
 from flows.search import crew
 from flows.search import plan as plans
 from flows.search import space as spaces
-from flows.search.plan import Plan
+from flows.search.plan import Plan, Source
 from flows.search.results import Objective
 from flows.search.space import Space
 
+_NAME = re.compile(r"[^\W_][\w .-]{0,78}[\w-]|[^\W_]")
+
 BUDGET = ("trials", "hours", "samples", "seeds", "confirm", "workers", "backend")
 """What of a plan can change when a sweep goes on."""
+
+
+OWN_METRICS = ("seconds", "parameters", "samples")
+"""What a trial can be judged by beside its metrics on validation."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def read(overrides: Sequence[str]) -> Request:
         own = [*own, f"trainer.threads={threads}"]  # said openly: sums, and so results, depend on it
         config = validate(compose(own))
     common = tuple(text for text in own if parse(text)[0] != "seed")
-    return Request(common, config, plan, space, _objectives(plan, config))
+    return Request(common, config, plan, space, _objectives(plan, source, config))
 
 
 def check_request(overrides: Sequence[str]) -> None:
@@ -76,7 +84,12 @@ def changes(overrides: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _objectives(plan: Plan, config: dict[str, Any]) -> tuple[Objective, ...]:
+def _objectives(plan: Plan, source: Source, config: dict[str, Any]) -> tuple[Objective, ...]:
+    for metric in (*plan.objectives, *plan.constraints):
+        if metric.startswith("test/"):
+            raise source.error(["objectives", metric], f"{metric}: the test split never decides; take validation/{metric[5:]}")
+        if not metric.startswith("validation/") and metric not in OWN_METRICS:
+            raise source.error(["objectives", metric], f"{metric}: no such metric (allowed: validation/…, {', '.join(OWN_METRICS)})")
     if plan.objectives:
         return tuple(Objective(metric, direction) for metric, direction in plan.objectives.items())
     metric, direction = build(config["objective"], **_STAND_INS).monitor
@@ -85,6 +98,14 @@ def _objectives(plan: Plan, config: dict[str, Any]) -> tuple[Objective, ...]:
 
 _STAND_INS: dict[str, Any] = {"classes": 2, "class_names": ["a", "b"]}
 """Facts of the data that an objective may want; what it monitors does not depend on them."""
+
+
+def checked_name(name: str) -> str:
+    """A name that somebody gives a sweep. RequestError when it could not be a folder's, or means something else."""
+    if name and (not _NAME.fullmatch(name) or name == "last"):
+        allowed = "at most 80 letters, digits, spaces, '_', '-' and '.', beginning with a letter or digit, and not 'last'"
+        raise RequestError(f"--name: {shown(name)} is not allowed (allowed: {allowed})")
+    return name
 
 
 def new_name(config: Mapping[str, Any], search: str) -> str:

@@ -71,6 +71,7 @@ class SweepSession:
         self.mlflow_run_id: str | None = None
         self.counted = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
         self.stop_asked = False
+        self.left = False
 
     # ------------------------------------------------------------------ beginning
 
@@ -91,6 +92,18 @@ class SweepSession:
         assert self.sweep is not None
         return self.sweep.total()
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether hours or samples end it, and not a number of trials."""
+        assert self.sweep is not None
+        return self.sweep.order.open_ended
+
+    @property
+    def over(self) -> bool:
+        """Whether everything that was asked for has ended."""
+        assert self.sweep is not None
+        return self.sweep.finished()
+
     def accept(self) -> str:
         """Judge the request and make or open the sweep; returns its name. RequestError: it was wrong, and nothing was made."""
         if self.sweep is not None:
@@ -103,14 +116,14 @@ class SweepSession:
             changes = requests.changes(self.request.get("overrides", []))
             sweep = Sweep.load(self.settings, self.request["resume"])
             if journal.is_open(self.settings.sweeps / sweep.name):
-                raise RequestError(f"{sweep.name} is being worked on already; more workers for it: lab sweep --join {sweep.name}")
+                raise _busy(sweep.name)
             if changes:
                 sweep.extend(changes)
             config: dict[str, Any] = validate(compose(list(sweep.overrides)))
         else:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
-            name = self.request.get("name") or requests.new_name(config, wanted.plan.name)
+            name = requests.checked_name(self.request.get("name") or "") or requests.new_name(config, wanted.plan.name)
             facts: dict[str, Any] = {
                 "overrides": wanted.overrides,
                 "plan": wanted.plan,
@@ -118,8 +131,13 @@ class SweepSession:
                 "objectives": wanted.objectives,
             }
             sweep = Sweep.create(self.settings, name, **facts, seed=config["seed"])
+        try:
+            self.journal = Journal(self.settings.sweeps / sweep.name)
+        except RunError as error:  # another process was faster
+            if journal.is_open(self.settings.sweeps / sweep.name):
+                raise _busy(sweep.name) from error
+            raise
         self.sweep, self.config = sweep, config
-        self.journal = Journal(self.folder)
         sweep.settle()
         recorded = {**config, "name": sweep.name, "search": sweep.plan.as_said()}
         self.journal.event("started", run=sweep.name, config=recorded, **environment())
@@ -237,7 +255,7 @@ class SweepSession:
         counts, best = self.sweep.standing()
         if counts != self.counted:
             self.counted = counts
-            self.watch({"kind": "counts", **counts, "total": self.sweep.total()})
+            self.watch({"kind": "counts", **counts, "total": 0 if self.open_ended else self.sweep.total()})
             if self.journal is not None:
                 points = {f"sweep/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}
                 points |= {} if best is None else {f"sweep/best {self.sweep.objectives[0].metric.replace('/', ' ')}": best}
@@ -305,6 +323,9 @@ class SweepSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.left:
+            return  # the sweep flow has the session, too, and leaves it first
+        self.left = True
         if self.crew is not None:
             self.crew.end(grace=GRACE_SECONDS)
         if self.sweep is not None and self.sweep.study is not None:
@@ -337,6 +358,10 @@ def sweep_here(session: SweepSession) -> dict[str, Any]:
     session.begin()
     session.reach()
     return session.conclude()
+
+
+def _busy(name: str) -> RequestError:
+    return RequestError(f"{name} is being worked on already; more workers for it: lab sweep --join {name}")
 
 
 def ended(counts: Mapping[str, int]) -> int:

@@ -158,6 +158,8 @@ def read(plan: Plan, source: Source, base: Sequence[str]) -> Space:
         place = ("space", key)
         if key in given:
             raise source.error(place, f"space.{key}: is given as an override, too; leave one of them out")
+        if key.partition(".")[0] == "data":
+            raise source.error(place, f"space.{key}: values on different data cannot be compared; make one sweep for each")
         if key in REFUSED:
             hint = "; search.seeds says how many" if key == "seed" else ""
             raise source.error(place, f"space.{key}: cannot be searched{hint}")
@@ -276,20 +278,29 @@ def _check_plan(plan: Plan, space: Space, source: Source) -> None:
         raise source.error(["pruner"], "pruner: hopeless is defined for one objective only (allowed with several: none)")
     if plan.pruner == "wilcoxon" and plan.seeds < 2:
         raise source.error(["pruner"], "pruner: wilcoxon compares seeds, so search.seeds has to be 2 or more")
-    for i, each in enumerate(space.exclude):
-        for key in each:
-            if key not in space.factors:
-                raise source.error(
-                    ["exclude", str(i), key], f"exclude: {shown(key)} is no choice of this space{closest(key, space.factors)}"
-                )
+    _check_exclude(space, source)
     for metric, bound in plan.constraints.items():
         if len(bound) != 1:
             raise source.error(["constraints", metric], f"constraints.{metric}: one of at_most and at_least")
 
 
+def _check_exclude(space: Space, source: Source) -> None:
+    """What is left out has to be in the space."""
+    for i, each in enumerate(space.exclude):
+        for key, values in each.items():
+            place = ["exclude", str(i), key]
+            if key not in space.factors:
+                raise source.error(place, f"exclude: {shown(key)} is no choice of this space{closest(key, space.factors)}")
+            for value in values:
+                if value not in space.factors[key]:
+                    known = ", ".join(str(level) for level in space.factors[key])
+                    raise source.error(place, f"exclude.{key}: {shown(value)} never happens (the space has: {known})")
+
+
 def _try_out(space: Space, source: Source, base: Sequence[str]) -> None:
     """Compose every parameter's values, each with all choices that it may meet in its own group; the first that is refused is said."""
     tried: set[tuple[str, ...]] = set()
+    data = None
     for parameter in space.parameters:
         group = parameter.key.partition(".")[0]
         others = [
@@ -303,10 +314,16 @@ def _try_out(space: Space, source: Source, base: Sequence[str]) -> None:
                     continue
                 tried.add(texts)
                 try:
-                    validate(compose([*base, *texts]))
+                    config = validate(compose([*base, *texts]))
                 except ConfigError as error:
                     with_what = f" (with {', '.join(overrides(chosen))})" if chosen else ""
                     raise source.error(parameter.place, f"space.{parameter.key}: {error}{with_what}") from error
+                data = data or config["data"]
+                if config["data"] != data:
+                    raise source.error(
+                        parameter.place,
+                        f"space.{parameter.key}: {shown(value)} has other data, and values on different data cannot be compared",
+                    )
 
 
 def to_json(space: Space) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError, RunError
+from flows.config.words import one_line
 from flows.lab.settings import Settings
 from flows.records.tables import BUSY_MILLISECONDS
 
@@ -62,6 +63,22 @@ def storage(settings: Settings) -> RDBStorage:
         RunError: it cannot be opened.
     """
     return _storage(settings.optuna_store, settings.home)
+
+
+def in_words(error: BaseException) -> str | None:
+    """What went wrong with a database or the disk, in one line; None for anything else."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not isinstance(error, StorageInternalError | SQLAlchemyError | OSError):
+        return None
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    texts = [str(each) for each in causes]
+    if any("disk is full" in text or "No space left" in text for text in texts):
+        return "the disk is full; free some space"
+    return f"the sweep's database or folder cannot be written: {one_line(str(getattr(causes[-1], 'orig', None) or causes[-1]))}"
 
 
 @cache

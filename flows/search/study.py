@@ -122,7 +122,10 @@ class Sweep:
         return cls(settings, study, facts, spaces.from_json(facts["space"]))
 
     def extend(self, changes: Mapping[str, Any]) -> None:
-        """Another budget for a sweep that is there: `trials`, `hours`, `samples`, `seeds`, `confirm`, `workers`, `backend`."""
+        """Another budget (`trials`, `hours`, `samples`, `seeds`, `confirm`, `workers`, `backend`). RequestError: less than is there."""
+        there = len(self._trials())
+        if 0 < changes.get("trials", there) < there:
+            raise RequestError(f"search.trials: {changes['trials']} is too few (allowed: {there} or more, which {self.name} has already)")
         facts = dict(self.study.user_attrs["sweep"])
         facts["plan"] = {**facts["plan"], **changes}
         self.study.set_user_attr("sweep", facts)
@@ -313,8 +316,8 @@ class Sweep:
         """How many trials there will be, as far as can be said now."""
         return self.order.total
 
-    def results(self, test: Mapping[int, Mapping[str, float]] | None = None) -> Results:
-        """What the sweep has come to so far; `test` as in `Results`."""
+    def results(self, test: Mapping[int, Mapping[str, float]] | None = None, *, tested: int = 0) -> Results:
+        """What the sweep has come to so far; `test` and `tested` as in `Results`."""
         plan = self.plan
         return Results(
             name=self.name,
@@ -334,6 +337,7 @@ class Sweep:
                 if not attempts.goes_on(trial)
             ),
             test=test or {},
+            tested=tested,
         )
 
     def _chosen(self, params: Mapping[str, Any], level: Any) -> Assignment:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from components.errors import Interrupted, LabError, Pruned, RunError
+from components.errors import Interrupted, LabError, Pruned, RequestError, RunError
 from components.training.checkpoint import Checkpoints
 from flows import experiment
 from flows.config.build import validate
@@ -91,8 +91,12 @@ def conclude(sweep: Sweep, taken: Taken, folder: Path, ended: Ended) -> str:
         if ended.state == "failed":
             raise RunError(ended.reason)
         values = [_value(outcome, objective.metric) for objective in sweep.objectives]
-    except RunError as error:
+        for metric in sweep.plan.constraints:
+            _value(outcome, metric)
+    except (RunError, RequestError) as error:
         sweep.fail(taken, str(error), outcome)
+        if isinstance(error, RequestError):
+            raise  # it would be the same for every trial
         return "failed"
     sweep.complete(taken, outcome, values)
     return ended.state
@@ -155,7 +159,7 @@ def _value(outcome: Mapping[str, Any], metric: str) -> float:
     found = {**outcome.get("metrics", {}), **{key: outcome[key] for key in ("seconds", "parameters", "samples")}}
     value = found.get(metric)
     if value is None:
-        raise RunError(f"the run has no {metric!r} (it has: {', '.join(sorted(found))})")
+        raise RequestError(f"search.objectives: a run has no {metric!r} (it has: {', '.join(sorted(found))})")
     if not math.isfinite(value):
         raise RunError(f"{metric} became {value}")
     return float(value)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CONFIGURATIONS = 30
 """How many configurations a search without a budget tries, unless it is a grid."""
 
+MOST = 100_000
+"""Trials of a search that only hours or samples end."""
+
 Next = tuple[dict[str, Any], dict[str, Any]]
 """Optuna parameters that are decided already, and the trial's attributes."""
 
@@ -40,10 +43,17 @@ class Order:
         return self.space.grid()
 
     @property
+    def open_ended(self) -> bool:
+        """Whether hours or samples end the search, and not a number of trials."""
+        return not self.plan.trials and self.plan.sampler != "grid" and bool(self.plan.hours or self.plan.samples)
+
+    @property
     def asked(self) -> int:
         """How many trials the search has in all, before confirmation."""
         if self.plan.trials:
             return self.plan.trials
+        if self.open_ended:
+            return MOST
         return (len(self.grid) if self.plan.sampler == "grid" else CONFIGURATIONS) * self.plan.seeds
 
     @property

@@ -38,9 +38,9 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     worker = sweep.presence.sign_in(sweep.name)
     tell({"kind": "worker", "name": worker})
     if request.get("stacked"):
-        from flows.search.stacks import work
+        from flows.search import stacks
 
-        work(sweep, worker, cores=len(request.get("cores") or [0]), tell=tell, stopping=stop.is_set)
+        stacks.work(sweep, worker, cores=len(request.get("cores") or [0]), tell=tell, stopping=stop.is_set)
         return
     while not stop.is_set():
         taken = sweep.take(worker)
@@ -62,5 +62,17 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
             raise RunError(reason)
 
 
+def work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
+    """Run trials until none is left; what is wrong with a database or the disk is said in one line."""
+    try:
+        _work(request, tell, stop)
+    except Exception as error:
+        from flows.search.storage import in_words
+
+        if (known := in_words(error)) is None:
+            raise
+        raise RunError(known) from error
+
+
 if __name__ == "__main__":
-    leave(serve(_work))
+    leave(serve(work))

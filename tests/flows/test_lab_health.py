@@ -133,3 +133,10 @@ def test_after_a_power_cut_runs_are_marked_crashed_and_pending_ones_queued_again
         "/api/flow_runs/ending/set_state": "CANCELLED",
     }
     assert asked[0][1]["work_pools"] == {"name": {"any_": ["lab"]}}
+
+
+def test_task_runs_that_outlived_their_flow_run_are_marked_as_crashed() -> None:
+    with server({"/api/task_runs/filter": [{"id": "t1", "name": "trials 1–10"}], "/api/task_runs/t1/set_state": {}}) as (port, asked):
+        assert health.crash_orphaned_task_runs(settings(port)) == ["trials 1–10"]
+    assert asked[0][1]["flow_runs"]["state"]["type"]["any_"] == ["CRASHED", "CANCELLED", "FAILED", "COMPLETED"]
+    assert asked[1][1]["state"]["type"] == "CRASHED"

@@ -55,7 +55,10 @@ def test_the_search_is_told_from_the_experiment() -> None:
         (["search=mine", "search.trials=-1"], "search.trials: -1 is out of range (allowed: a whole number ≥ 0 and ≤ 100000)"),
         (["search=mine", "search.sampler=tree"], "search.sampler: 'tree' is not one of grid, random, tpe, gp, cmaes, qmc, nsga2"),
         (["search=mine", "search.seeds=1.5"], "search.seeds: 1.5 is not allowed (allowed: a whole number ≥ 1 and ≤ 1000)"),
-        (["search=mine", "search.objectives={validation/f1:up}"], "search.objectives: "),
+        (
+            ["search=mine", "search.objectives={validation/f1:up}"],
+            "search.objectives: {'validation/f1': 'up'} is not allowed (allowed: a mapping)",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(conf: Path, overrides: list[str], message: str) -> None:
@@ -79,6 +82,17 @@ def test_a_wrong_yaml_is_said_with_its_line(conf: Path, line: str, becomes: str,
         plan.read(["search=mine"], conf=conf)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_a_yaml_that_is_no_text_is_one_line(conf: Path) -> None:
+    (conf / "search" / "mine.yaml").write_bytes(b"# \xff\xfe\nspace: {}\n")
+    with pytest.raises(ConfigError, match=r"^conf/search/mine\.yaml: 'utf-8' codec can't decode"):
+        plan.read(["search=mine"], conf=conf)
+
+
+def test_objectives_say_what_is_better(conf: Path) -> None:
+    with pytest.raises(ConfigError, match=r"; each metric is to be max or min$"):
+        plan.read(["search=mine", "search.objectives={validation/f1:up}"], conf=conf)
 
 
 def test_a_search_without_a_space_is_refused(conf: Path) -> None:

@@ -153,6 +153,13 @@ def test_whole_bounds_mean_whole_numbers(space: Read) -> None:
         ({"activation": "all"}, {"pruner": "wilcoxon"}, "4: pruner: wilcoxon compares seeds, so search.seeds has to be 2 or more"),
         ({"activation": "all"}, {"exclude": [{"optimizer": "adam"}]}, "5: exclude: 'optimizer' is no choice of this space"),
         ({"activation": ["relu"]}, {"sampler": "grid", "exclude": [{"activation": "relu"}]}, "6: exclude: leaves nothing of the grid"),
+        (
+            {"activation": ["relu", "tanh"]},
+            {"exclude": [{"activation": "elu"}]},
+            "7: exclude.activation: 'elu' never happens (the space has: relu, tanh)",
+        ),
+        ({"data": ["digits", "mnist"]}, {}, "3: space.data: values on different data cannot be compared; make one sweep for each"),
+        ({"data.split_seed": [0, 1]}, {}, "3: space.data.split_seed: values on different data cannot be compared"),
         ({"activation": ["relu"]}, {"constraints": {"seconds": {}}}, "6: constraints.seconds: one of at_most and at_least"),
     ],
 )
@@ -163,6 +170,13 @@ def test_a_space_that_cannot_work_is_refused_with_its_line(space: Read, wrong: d
     assert text.startswith("conf/search/mine.yaml:")
     assert text.removeprefix("conf/search/mine.yaml:").startswith(message)
     assert "\n" not in text
+
+
+def test_experiments_with_other_data_cannot_be_compared(space: Read) -> None:
+    with pytest.raises(
+        ConfigError, match=r"space\.experiment: 'mlp_mnist' has other data, and values on different data cannot be compared$"
+    ):
+        space({"experiment": ["mlp_digits", "mlp_mnist"]}, "trainer.epochs=1")
 
 
 def test_a_key_cannot_be_given_and_searched(space: Read) -> None:

@@ -103,6 +103,13 @@ def test_a_finished_sweep_goes_on_when_it_is_given_more(lab: Settings) -> None:
     assert Sweep.load(lab, "s").plan.trials == 4
 
 
+def test_less_than_is_there_cannot_be_asked_for(lab: Settings) -> None:
+    sweep = make(lab, OPTIMIZER, sampler="grid")
+    run_all(sweep)
+    with pytest.raises(RequestError, match=r"^search\.trials: 1 is too few \(allowed: 2 or more, which s has already\)$"):
+        sweep.extend({"trials": 1})
+
+
 def test_every_configuration_of_a_search_gets_the_same_seeds(lab: Settings) -> None:
     done = run_all(make(lab, RATE, sampler="tpe", seeds=3, trials=9))
     rates = [taken.chosen["optimizer.learning_rate"] for taken in done]
@@ -168,6 +175,9 @@ def test_balance_gives_every_level_its_share_and_its_own_search(lab: Settings) -
 @pytest.mark.parametrize(("key", "limit", "ran"), [("hours", 3 / 3600, 3), ("samples", 25, 3)])
 def test_hours_and_samples_end_a_search(lab: Settings, key: str, limit: float, ran: int) -> None:
     assert len(run_all(make(lab, RATE, sampler="random", trials=50, **{key: limit}))) == ran
+    longer = make(lab, RATE, name="longer", sampler="random", **{key: 15 * limit})
+    assert longer.order.open_ended
+    assert len(run_all(longer)) > 30, "nothing else ends it"
 
 
 def test_a_pruned_first_seed_ends_its_configuration(lab: Settings) -> None:

@@ -210,6 +210,21 @@ def test_failures_are_kept_with_their_reason_and_nothing_but_failures_stops(trac
         sweep_here(session)
 
 
+def test_what_would_fail_for_every_trial_stops_at_the_first(tracked_settings: Settings) -> None:
+    request = {"overrides": [*SMALL, "search.objectives={validation/foo:max}"], "name": "foo"}
+    refused = pytest.raises(RequestError, match=r"^search\.objectives: a run has no 'validation/foo' \(it has: .*validation/accuracy")
+    with refused, SweepSession(request, tracked_settings) as session:
+        sweep_here(session)
+    assert session.sweep is not None
+    assert session.sweep.counts()["failed"] == 1
+
+
+def test_leaving_twice_does_nothing_the_second_time(tracked_settings: Settings) -> None:
+    with pytest.raises(RunError, match=r"^so it is$"), SweepSession({"overrides": SMALL}, tracked_settings) as session, session:
+        session.accept()
+        raise RunError("so it is")
+
+
 def test_pruned_means_the_same_everywhere(tracked_settings: Settings) -> None:
     request = [*common(6), "search=initializers", "search.sampler=random", "search.pruner=asha", "search.trials=9"]
     request += ["search.space={optimizer.learning_rate:{low:1e-7,high:1e-2,log:true}}"]
@@ -231,3 +246,17 @@ def test_a_wrong_request_makes_nothing(tmp_path: Path) -> None:
     ):
         session.accept()
     assert not settings.home.exists()
+
+
+def test_the_report_counts_how_often_the_test_split_was_looked_at(tracked_settings: Settings) -> None:
+    request = {"overrides": [*common(1), "search=initializers", "search.sampler=random", "search.seeds=1", "search.trials=1"], "name": "few"}
+    request["overrides"] += ["search.space={optimizer.learning_rate:{low:1e-5,high:1e-4,log:true}}"]  # type: ignore[operator]
+    with SweepSession(request, tracked_settings) as session:
+        first = sweep_here(session)
+    with SweepSession({"resume": "few", "overrides": ["search.trials=12"]}, tracked_settings) as session:
+        second = sweep_here(session)
+    assert first["best_run"] != second["best_run"], "the choice has changed"
+    texts = [" ".join(found["text"].split()) for found in (first, second)]
+    assert "looked at once" in texts[0]
+    assert "looked at once" not in texts[1]
+    assert "2 configurations" in texts[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
@@ -129,6 +130,19 @@ def test_a_sweep_spreads_over_the_pool(running_lab: Settings) -> None:
     assert states <= {"COMPLETED", "CANCELLED"}
 
 
+def test_ctrl_c_in_a_terminal_is_one_line_and_cancels_the_flow_run(running_lab: Settings) -> None:
+    with start(running_lab, "sweep", "experiment=mlp_digits", "trainer.epochs=60", *COMMON[1:], *SEARCH, "--name", "stopped") as command:
+        trials = running_lab.sweeps / "stopped" / "trials"
+        wait_for(lambda: any(journal.is_open(folder) for folder in trials.glob("*")), 90)
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=90)
+    assert command.returncode == 1
+    assert err.strip().splitlines()[-1].startswith("lab: stopped after ")
+    assert "Traceback" not in err
+    identity = mlflow_runs(running_lab, "tags.`lab.sweep` = 'stopped'")[0].data.tags["prefect.flow_run_id"]
+    assert flow_run(running_lab, identity)["state_type"] == "CANCELLED"
+
+
 def test_a_terminal_that_dies_is_repaired_in_prefect_too(running_lab: Settings) -> None:
     with start(running_lab, "sweep", "experiment=mlp_digits", "trainer.epochs=60", *COMMON[1:], *SEARCH, "--name", "gone") as command:
         trials = running_lab.sweeps / "gone" / "trials"
@@ -146,6 +160,7 @@ def test_a_terminal_that_dies_is_repaired_in_prefect_too(running_lab: Settings) 
         return flow_run(running_lab, identity)["state_type"] == "CRASHED"
 
     until(repaired, 60)
+    assert {run["state_type"] for run in task_runs(running_lab, identity).values()} <= {"COMPLETED", "CRASHED"}
     assert {run.info.status for run in mlflow_runs(running_lab, "tags.`lab.sweep` = 'gone'")} <= {"FAILED", "KILLED", "FINISHED"}
     assert lab(running_lab, "sweep", "--resume", "gone", "--json").json["trials"]["complete"] == 4
     agree(running_lab, "gone", 4)
