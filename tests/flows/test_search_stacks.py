@@ -49,6 +49,7 @@ def test_a_stack_of_trials_is_the_trials_one_by_one(tracked_settings: Settings) 
     assert all("lab.weights_sha256" in run.data.tags for run in runs if "mlflow.parentRunId" in run.data.tags)
 
 
+@pytest.mark.e2e
 def test_a_killed_stack_goes_on_where_it_was(tracked_settings: Settings) -> None:
     killed: list[int] = []
 
@@ -75,6 +76,7 @@ def test_a_killed_stack_goes_on_where_it_was(tracked_settings: Settings) -> None
         assert weights(folders[0]) == weights(folders[1]), "bit for bit the weights of a stack that was not killed"
 
 
+@pytest.mark.e2e
 def test_a_stopped_stack_waits_and_goes_on(tracked_settings: Settings) -> None:
     def watch(line: dict[str, Any]) -> None:
         if line["kind"] == "progress" and line["epoch"] >= 2:
@@ -98,6 +100,7 @@ def test_one_trial_that_fails_disturbs_no_other(tracked_settings: Settings) -> N
     assert all(trial.reason and "the loss became" in trial.reason for trial in results.trials if trial.state == "failed")
 
 
+@pytest.mark.e2e
 def test_pruned_trials_leave_the_stack(tracked_settings: Settings) -> None:
     space = "search.space={optimizer.learning_rate:{low:1e-7,high:1e-2,log:true}}"
     request = [*common(6), "search=initializers", "search.sampler=random", "search.pruner=asha", "search.trials=9", space]
@@ -109,6 +112,7 @@ def test_pruned_trials_leave_the_stack(tracked_settings: Settings) -> None:
     assert {run.data.tags["lab.ended"] for run in killed} == {"pruned"}
 
 
+@pytest.mark.e2e
 def test_auto_says_why_and_what_cannot_be_stacked_is_refused_or_run_one_by_one(tracked_settings: Settings) -> None:
     heard: list[dict[str, Any]] = []
     vgg = [

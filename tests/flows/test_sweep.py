@@ -1,4 +1,4 @@
-"""Real sweeps: worker processes, MLflow, a report; workers killed at any moment, everything killed at once, and nothing lost."""
+"""Real sweeps (the long ones are `e2e`): worker processes, MLflow, a report; workers killed at any moment, everything killed at once, and nothing lost."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def weights(folder: Path) -> str:
     return next(str(line["facts"]["weights_sha256"]) for line in journal.read(folder) if line.get("event") == "result")
 
 
+@pytest.mark.e2e
 def test_workers_killed_at_any_moment_lose_nothing(tracked_settings: Settings) -> None:
     """Each worker's first process dies while it trains, the others between trials; every trial goes on from its checkpoint."""
     killed: list[int] = []
@@ -125,6 +126,7 @@ def test_workers_killed_at_any_moment_lose_nothing(tracked_settings: Settings) -
         assert weights(folder) == alone["weights_sha256"], "a trial that was broken off ends with the same weights, bit for bit"
 
 
+@pytest.mark.e2e
 def test_everything_killed_at_once_is_repaired_and_goes_on(tracked_settings: Settings) -> None:
     arguments = ["sweep", *common(30), *SEARCH, "search.workers=2", "--name", "cut", "--json"]
     with start(tracked_settings, *arguments) as command:
@@ -148,6 +150,7 @@ def test_everything_killed_at_once_is_repaired_and_goes_on(tracked_settings: Set
     agree(tracked_settings, "cut", 4)
 
 
+@pytest.mark.e2e
 def test_a_stopped_sweep_saves_its_trials_and_goes_on(tracked_settings: Settings) -> None:
     def watch(line: dict[str, Any]) -> None:
         if line["kind"] == "progress" and line["step"] > 20:
@@ -170,6 +173,7 @@ def test_a_stopped_sweep_saves_its_trials_and_goes_on(tracked_settings: Settings
     agree(tracked_settings, "later", 5)
 
 
+@pytest.mark.e2e
 def test_a_second_copy_is_refused_and_workers_can_join(tracked_settings: Settings) -> None:
     asked: list[str] = []
 
@@ -189,6 +193,7 @@ def test_a_second_copy_is_refused_and_workers_can_join(tracked_settings: Setting
     agree(tracked_settings, "twice", 4)
 
 
+@pytest.mark.e2e
 def test_failures_are_kept_with_their_reason_and_nothing_but_failures_stops(tracked_settings: Settings) -> None:
     wild = [*common(), "optimizer=gradient_descent", "search=initializers", "search.sampler=random", "search.trials=12"]
     wild += ["search.space={optimizer.learning_rate:[1e30,1e-3]}"]
@@ -248,6 +253,7 @@ def test_a_wrong_request_makes_nothing(tmp_path: Path) -> None:
     assert not settings.home.exists()
 
 
+@pytest.mark.e2e
 def test_the_report_counts_how_often_the_test_split_was_looked_at(tracked_settings: Settings) -> None:
     request = {"overrides": [*common(1), "search=initializers", "search.sampler=random", "search.seeds=1", "search.trials=1"], "name": "few"}
     request["overrides"] += ["search.space={optimizer.learning_rate:{low:1e-5,high:1e-4,log:true}}"]  # type: ignore[operator]

@@ -21,7 +21,7 @@ def test_threads_sleep_while_they_wait_unless_told_otherwise(
     program = tmp_path / "python"
     program.write_text(PROGRAM)
     program.chmod(0o755)
-    monkeypatch.setattr(supervise.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
