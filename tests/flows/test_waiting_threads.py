@@ -1,5 +1,6 @@
 """How the trainer's threads wait is the supervisor's default and the person's choice."""
 
+import sys
 from pathlib import Path
 
 import pytest
