@@ -95,14 +95,19 @@ def learning_bands(levels: Sequence[Band], *, factor: str, quantity: str, larges
     names = style.short_names([band.name for band in ranked[: len(LINES)]], 24)
     legend = figure.legend(drawn, names, loc="outside right center", frameon=False, fontsize=style.TICK, title=textwrap.fill(factor, 24))
     legend.get_title().set_fontsize(style.TICK)
-    (first,) = style.short_names([ranked[0].name], 30)
-    title = f"After {ranked[0].epochs[-1]:g} epochs {first} is ahead" if len(ranked) > 1 else f"Learning with {first}"
-    style.headline(figure, title, textwrap.fill(more + note, 88))
+    (named,) = style.short_names([factor], 60)
+    style.headline(figure, f"Learning curves by {named}", textwrap.fill(more + note, 88))
     return style.finish(figure)
 
 
 def optimization_history(
-    numbers: Floats, values: Floats, states: Sequence[Literal["complete", "pruned", "failed"]], *, quantity: str, largest: bool
+    numbers: Floats,
+    values: Floats,
+    states: Sequence[Literal["complete", "pruned", "failed"]],
+    *,
+    quantity: str,
+    largest: bool,
+    barred: Truths | None = None,
 ) -> Figure:
     """The value of each trial in its turn, and the best so far.
 
@@ -112,6 +117,7 @@ def optimization_history(
         states: N of them; what failed, or ended without a number, is a cross at the foot.
         quantity: the value, with its unit.
         largest: whether large values are good.
+        barred: (N,) which trials break a constraint; none of these is the best.
 
     Raises:
         ValueError: there is no trial.
@@ -121,13 +127,17 @@ def optimization_history(
     state = np.array(states)
     known = np.isfinite(values)
     complete, pruned = (state == "complete") & known, (state == "pruned") & known
+    forbidden = complete & (np.zeros(len(numbers), dtype=bool) if barred is None else barred)
+    allowed = complete & ~forbidden
     figure = style.new_figure(4.6)
     axes = figure.add_subplot()
     size = 5.0 if len(numbers) <= 400 else 2.5
-    if complete.any():
-        best = (np.fmax if largest else np.fmin).accumulate(np.where(complete, values, np.nan))
-        axes.plot(numbers[complete], values[complete], "o", ms=size, color=style.BLUE, alpha=0.55, mew=0, label="finished")
+    if allowed.any():
+        best = (np.fmax if largest else np.fmin).accumulate(np.where(allowed, values, np.nan))
+        axes.plot(numbers[allowed], values[allowed], "o", ms=size, color=style.BLUE, alpha=0.55, mew=0, label="finished")
         axes.step(numbers, best, where="post", color=style.VERMILION, linewidth=1.8, label="best so far")
+    if forbidden.any():
+        axes.plot(numbers[forbidden], values[forbidden], "o", ms=size, mfc="none", color=style.BLUE, label="breaks a constraint")
     if pruned.any():
         axes.plot(numbers[pruned], values[pruned], "v", ms=size, mfc="none", color=style.GREY, label="pruned, last value")
     lost = ~complete & ~pruned
@@ -145,18 +155,21 @@ def optimization_history(
     style.dress(axes, x="trial", y=quantity, grid="y")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     style.legend_below(figure)
-    counts = f"{len(numbers):,} trials: {complete.sum():,} finished, {pruned.sum():,} pruned, {lost.sum():,} without a value"
-    style.headline(figure, _when_best(numbers, np.where(complete, values, np.nan), largest), counts)
+    trials = "1 trial" if len(numbers) == 1 else f"{len(numbers):,} trials"
+    counts = f"{trials}: {complete.sum():,} finished, {pruned.sum():,} pruned, {lost.sum():,} without a value"
+    which = "that keeps the constraints " if forbidden.any() else ""
+    style.headline(figure, _when_best(numbers, np.where(allowed, values, np.nan), largest, which), counts)
     return style.finish(figure)
 
 
-def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: str, largest: bool) -> Figure:
+def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: str, largest: bool, barred: Truths | None = None) -> Figure:
     """Each trial as a line through what was chosen for it, on to its value; darker is better, the best one is marked.
 
     Args:
         axes_of: K ≥ 1 keys.
         value: (N,) of finished trials; quantity: what it is, with its unit.
         largest: whether large values are good.
+        barred: (N,) which trials break a constraint; none of these is the best.
 
     Raises:
         ValueError: no trial has a value.
@@ -166,9 +179,13 @@ def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: st
         raise ValueError("no trial has a value to draw")
     order = np.argsort(-value[there] if largest else value[there], kind="stable")
     shown = np.nonzero(there)[0][order]
-    if len(shown) > MOST_LINES:
-        rest = shown[BEST_LINES:]
-        shown = np.concatenate([shown[:BEST_LINES], rest[np.linspace(0, len(rest) - 1, MOST_LINES - BEST_LINES).astype(int)]])
+    count = len(shown)
+    forbidden = np.zeros(len(value), dtype=bool) if barred is None else barred
+    allowed = np.flatnonzero(~forbidden[shown])
+    if count > MOST_LINES:
+        others = np.linspace(BEST_LINES, count - 1, MOST_LINES - BEST_LINES).astype(int)
+        shown = shown[np.unique(np.concatenate([np.arange(BEST_LINES), others, allowed[:1]]))]
+    best = np.flatnonzero(~forbidden[shown])[:1]
     rank = np.linspace(0, 1, len(shown)) if len(shown) > 1 else np.zeros(1)  # 0 is the best
     figure = style.new_figure(5.2)
     axes = figure.add_subplot()
@@ -177,7 +194,8 @@ def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: st
     lines = np.stack([np.broadcast_to(np.arange(len(columns)), places.shape), places], axis=2)
     # The worst first, so that good lines are seen.
     axes.add_collection(LineCollection(list(lines[::-1]), colors=GOOD(0.1 + 0.9 * (1 - rank[::-1])), linewidths=0.9, alpha=0.8))
-    axes.plot(np.arange(len(columns)), places[0], color=style.VERMILION, linewidth=2.4, zorder=4)
+    for line in places[best]:
+        axes.plot(np.arange(len(columns)), line, color=style.VERMILION, linewidth=2.4, zorder=4)
     for place, axis in enumerate(columns):
         axes.axvline(place, color=style.GREY, linewidth=0.9, zorder=3)
         for where, text in _marks(axis, longest=min(max(110 // len(columns), 6), 14)):
@@ -203,10 +221,15 @@ def parallel_coordinates(axes_of: Sequence[Axis], value: Floats, *, quantity: st
     axes.tick_params(length=0)
     axes.set_xlim(-0.1, len(columns) - 1 + 0.08 * len(columns))
     axes.set_ylim((ABSENT if any(np.isnan(axis.values).any() for axis in axes_of) else 0.0) - 0.06, 1.06)
-    count = int(there.sum())
     part = f";\ndrawn are the best {BEST_LINES} and an even choice of the others, {len(shown)} in all" if count > len(shown) else ""
-    of = f"the best of {count:,} trials" if count > 1 else "the only trial"
-    style.headline(figure, f"The way of {of} through the space", f"darker is better, the best in orange{part}")
+    which = "" if len(allowed) == count else " that keeps the constraints" if len(allowed) == 1 else " that keep the constraints"
+    of = f"the best of {len(allowed):,} trials" if len(allowed) > 1 else "the only trial"
+    title = (
+        f"The way of {of}{which} through the space"
+        if len(allowed)
+        else "The way of each trial through the space; none keeps the constraints"
+    )
+    style.headline(figure, title, f"darker is better{', the best in orange' if len(allowed) else ''}{part}")
     return style.finish(figure)
 
 
@@ -260,8 +283,8 @@ def _log_where_wide(axes: Axes, values: Floats) -> None:
         axes.set_yscale("log")
 
 
-def _when_best(numbers: Floats, values: Floats, largest: bool) -> str:
+def _when_best(numbers: Floats, values: Floats, largest: bool, which: str) -> str:
     if not np.isfinite(values).any():
-        return "No trial finished with a value"
+        return f"No trial {which}finished with a value"
     place = np.nanargmax(values) if largest else np.nanargmin(values)
-    return f"The best single trial is number {int(numbers[place])}: {values[place]:.4g}"
+    return f"The best single trial {which}is number {int(numbers[place])}: {values[place]:.4g}"

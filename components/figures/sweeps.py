@@ -52,7 +52,17 @@ class LevelMeans:
     spread: Floats
 
 
-def heat_maps(values: Floats, *, rows: Side, columns: Side, panels: Side | None, quantity: str, largest: bool, note: str) -> Figure:
+def heat_maps(
+    values: Floats,
+    *,
+    rows: Side,
+    columns: Side,
+    panels: Side | None,
+    quantity: str,
+    largest: bool,
+    note: str,
+    barred: npt.NDArray[np.bool_] | None = None,
+) -> Figure:
     """The mean for each pair of levels of two factors, one panel for each level of a third; darker is better, the best is framed.
 
     Args:
@@ -61,6 +71,7 @@ def heat_maps(values: Floats, *, rows: Side, columns: Side, panels: Side | None,
         quantity: what is averaged, with its unit.
         largest: whether the largest value is the best.
         note: what a cell is the mean of.
+        barred: as values, which cells break a constraint; none of these is the best.
     """
     shown = values[:, :MOST_ROWS, :MOST_COLUMNS]
     _, height, width = shown.shape
@@ -77,7 +88,8 @@ def heat_maps(values: Floats, *, rows: Side, columns: Side, panels: Side | None,
     texts = _numbers(shown)
     room = (style.WIDTH - 0.09 * max(map(len, row_names)) - 0.6) / across / width * 72
     size = min(room / max(map(len, texts.flat)) / 0.68, cell * 72 * 0.62, LARGEST_NUMBER)
-    best = _best(shown, largest)
+    forbidden = np.zeros(shown.shape, dtype=bool) if barred is None else barred[: len(shown), :MOST_ROWS, :MOST_COLUMNS]
+    best = _best(np.where(forbidden, np.nan, shown), largest)
     image = None
     for place, axes in enumerate(grid.flat):
         if place >= count:
@@ -108,7 +120,8 @@ def heat_maps(values: Floats, *, rows: Side, columns: Side, panels: Side | None,
     bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.6, aspect=50, pad=0.02, extend=_extended(shown, scale))
     bar.set_label(f"{quantity}; {note}", fontsize=style.NOTE, color=style.INK)
     bar.ax.tick_params(labelsize=style.NOTE)
-    style.headline(figure, _what_is_best(best, texts, row_names, column_names, panels))
+    cell_in_words = "cell that keeps the constraints" if forbidden.any() else "cell"
+    style.headline(figure, _what_is_best(best, texts, row_names, column_names, panels, cell=cell_in_words))
     return style.finish(figure)
 
 
@@ -181,7 +194,9 @@ def importance_chart(names: Sequence[str], shares: Floats, intervals: Floats, *,
     axes.set_yticks(rows, bars)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, 1.14 * reach)
-    style.headline(figure, f"“{bars[0]}” matters most: {style.percent(float(shares[0]))}", note)
+    first = int(np.argmax(lengths))
+    name = f"“{bars[first]}”" if first < len(names) else bars[first]
+    style.headline(figure, f"The largest share: {name}, {style.percent(float(lengths[first]) / 100)}", note)
     return style.finish(figure)
 
 
@@ -231,12 +246,18 @@ def _best(values: Floats, largest: bool) -> tuple[int, int, int] | None:
 
 
 def _what_is_best(
-    best: tuple[int, int, int] | None, texts: npt.NDArray[np.str_], rows: Sequence[str], columns: Sequence[str], panels: Side | None
+    best: tuple[int, int, int] | None,
+    texts: npt.NDArray[np.str_],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    panels: Side | None,
+    *,
+    cell: str,
 ) -> str:
     if best is None:
-        return "No cell has a value"
+        return f"No {cell} has a value"
     with_panel = f" ({style.short_names([f'{panels.factor}: {panels.levels[best[0]]}'], 40)[0]})" if panels is not None else ""
-    return f"The best cell is {rows[best[1]]} × {columns[best[2]]}{with_panel}: {texts[best]}"
+    return f"The best {cell} is {rows[best[1]]} × {columns[best[2]]}{with_panel}: {texts[best]}"
 
 
 def _what_leads(factors: Mapping[str, LevelMeans], note: str) -> str:

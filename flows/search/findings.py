@@ -66,6 +66,7 @@ class Report:
         verdict: what to remember, a sentence each: first what was chosen, then one for each factor.
         cautions: what has to be known to believe it no further than it goes.
         factors, ranking, importance, cost, test: the numbers.
+        tested: how many configurations the test split has been looked at for.
         command: a line that trains the chosen configuration; None without one.
     """
 
@@ -88,6 +89,7 @@ class Report:
     importance: Importance | None
     cost: Cost
     test: tuple[Tested, ...]
+    tested: int
     command: str | None
 
     def as_json(self) -> dict[str, Any]:

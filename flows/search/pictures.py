@@ -12,7 +12,7 @@ import numpy as np
 from flows.search.findings import Report
 from flows.search.outcomes import Floats, gather, has_value, token
 from flows.search.paired import t_interval
-from flows.search.quantity import Quantity
+from flows.search.quantity import Quantity, is_point
 from flows.search.results import Results, Trial
 from flows.search.sentences import seeds
 from flows.search.statistics import Factor, level_name
@@ -50,7 +50,7 @@ def _levels(report: Report, quantity: Quantity) -> Figure | None:
         factor.key: LevelMeans(
             [level.name for level in factor.levels],
             _drawable(quantity, [math.nan if level.mean is None else level.mean for level in factor.levels]),
-            _drawable(quantity, _ends([level.interval for level in factor.levels])),
+            _drawable(quantity, _intervals([level.interval for level in factor.levels], quantity)),
             _drawable(quantity, _ends([level.spread for level in factor.levels])),
         )
         for factor in report.factors
@@ -58,7 +58,10 @@ def _levels(report: Report, quantity: Quantity) -> Figure | None:
     if not any(np.isfinite(levels.mean).any() for levels in drawn.values()):
         return None
     fresh = [factor.key for factor in report.factors if factor.basis == "confirmed"]
-    note = f"{report.fresh_seeds} fresh seeds for {', '.join(fresh)}" if fresh else seeds(report.seeds)
+    note = f"{seeds(report.fresh_seeds).replace(' ', ' fresh ')} for {', '.join(fresh)}" if fresh else seeds(report.seeds)
+    barred = [factor.levels[0].name for factor in report.factors if factor.levels and not factor.levels[0].allowed]
+    if barred:
+        note += f"; breaking a constraint: {', '.join(barred)}"
     return level_means(drawn, quantity=quantity.axis, note=note)
 
 
@@ -84,7 +87,8 @@ def _heat_map(results: Results, report: Report, quantity: Quantity) -> Figure | 
     number = np.bincount(flat, minlength=math.prod(shape))
     total = np.bincount(flat, mean[there], minlength=math.prod(shape))
     cells = np.where(number > 0, total / np.maximum(number, 1), np.nan).reshape(shape)
-    values = np.moveaxis(cells, 2, 0) if len(sides) == 3 else cells[None]
+    allowed = np.bincount(flat, outcomes.feasible[there], minlength=math.prod(shape)).reshape(shape)
+    values, barred = (np.moveaxis(each, 2, 0) if len(sides) == 3 else each[None] for each in (cells, (allowed == 0) & ~np.isnan(cells)))
     rest = "" if number.max(initial=0) < 2 else "; mean over whatever else was varied"
     return heat_maps(
         _drawable(quantity, values),
@@ -93,6 +97,7 @@ def _heat_map(results: Results, report: Report, quantity: Quantity) -> Figure | 
         panels=sides[2] if len(sides) == 3 else None,
         quantity=quantity.axis,
         largest=quantity.sign > 0,
+        barred=barred,
         note=f"{'one seed' if report.seeds == 1 else f'mean over {report.seeds} seeds'}{rest}",
     )
 
@@ -145,11 +150,11 @@ def _band(name: str, trials: Sequence[Trial], quantity: Quantity) -> Band:
 
     curves = [{epoch: value for epoch, value in trial.curve if abs(value) < LARGEST} for trial in trials]
     epochs = sorted(set.intersection(*map(set, curves)))
-    values = quantity.scale * np.array([[curve[epoch] for epoch in epochs] for curve in curves]).reshape(len(trials), len(epochs))
+    values = np.array([[curve[epoch] for epoch in epochs] for curve in curves]).reshape(len(trials), len(epochs))
     seed = np.array([trial.seed for trial in trials])
     of_seed = np.stack([values[seed == each].mean(0) for each in np.unique(seed)])
-    ends = _ends([t_interval(column) for column in of_seed.T])
-    return Band(name, np.array(epochs), of_seed.mean(0), ends[:, 0], ends[:, 1])
+    ends = quantity.scale * _intervals([t_interval(column) for column in of_seed.T], quantity)
+    return Band(name, np.array(epochs), quantity.scale * of_seed.mean(0), ends[:, 0], ends[:, 1])
 
 
 def _history(results: Results, quantity: Quantity) -> Figure:
@@ -170,6 +175,7 @@ def _history(results: Results, quantity: Quantity) -> Figure:
         [trial.state for trial in trials],
         quantity=quantity.axis,
         largest=quantity.sign > 0,
+        barred=np.array([not trial.feasible for trial in trials], dtype=bool),
     )
 
 
@@ -182,7 +188,13 @@ def _parallel(results: Results, quantity: Quantity) -> Figure | None:
     values = _drawable(quantity, [trial.values[0] for trial in trials if trial.values])
     if not keys or not np.isfinite(values).any():
         return None
-    return parallel_coordinates([_axis(results, key, trials) for key in keys], values, quantity=quantity.axis, largest=quantity.sign > 0)
+    return parallel_coordinates(
+        [_axis(results, key, trials) for key in keys],
+        values,
+        quantity=quantity.axis,
+        largest=quantity.sign > 0,
+        barred=np.array([not trial.feasible for trial in trials], dtype=bool),
+    )
 
 
 def _choices(trials: Sequence[Trial]) -> list[str]:
@@ -210,6 +222,11 @@ def _drawable(quantity: Quantity, values: Sequence[float] | Floats) -> Floats:
     """As it is read, NaN where it is too large."""
     array = np.array(values, dtype=float)
     return quantity.scale * np.where(np.abs(array) < LARGEST, array, np.nan)
+
+
+def _intervals(intervals: Sequence[tuple[float, float] | None], quantity: Quantity) -> Floats:
+    """(n, 2) of means, within what the quantity can be; NaN where there is none, or a point that would look like certainty."""
+    return _ends([None if each is None or is_point(each) else quantity.possible(each) for each in intervals])
 
 
 def _ends(intervals: Sequence[tuple[float, float] | None]) -> Floats:

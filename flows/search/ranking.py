@@ -1,8 +1,8 @@
 """The configurations of a sweep from best to worst, the chosen one, and which of the others it cannot be told from.
 
 The mean over seeds of the first objective on validation decides. Only configurations that have a value for each of their seeds compete, as
-soon as any has; what breaks a constraint never does. Of equals the one that was run first is taken. Where the best were run again with
-fresh seeds, these decide: values that did not select are not flattered by having been selected.
+soon as any has; what breaks a constraint never does. Between equals the following objectives decide, then which was run first. Where the
+best were run again with fresh seeds, these decide: values that did not select are not flattered by having been selected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.search.outcomes import Outcomes, Truths, Whole, gather
+from flows.search.outcomes import Floats, Outcomes, Truths, Whole, gather
 from flows.search.paired import ERROR, SEEDS_FOR_T, holm, paired_t_rows, t_interval
 from flows.search.results import Phase, Results
 from flows.search.statistics import OVER_SEEDS, Factor, level_name
@@ -72,7 +72,7 @@ class Ranking:
     Attributes:
         best: at most ten, the best first, by the trials that all competitors have.
         competing, incomplete, infeasible: how many configurations competed; lacked a seed; broke a constraint.
-        tied: how many share the best mean.
+        tied: how many share the best mean; `alike`: how many share the best one's mean of every objective.
         chosen: the best one; None without any value.
         rivals: at most ten of the other competitors, the closest first; none where there are fewer than three seeds to judge by.
         judged, close: how many competitors were held against the chosen one, and how many of them are too close to call.
@@ -85,6 +85,7 @@ class Ranking:
     incomplete: int = 0
     infeasible: int = 0
     tied: int = 0
+    alike: int = 0
     chosen: Configuration | None = None
     rivals: tuple[Rival, ...] = ()
     judged: int = 0
@@ -108,8 +109,8 @@ def chosen(results: Results) -> Configuration | None:
 def _rank(results: Results, found: Sequence[Factor], outcomes: Outcomes) -> Ranking:
     signs = [1.0 if objective.direction == "max" else -1.0 for objective in results.objectives]
     search, confirm = outcomes.phase("search"), outcomes.phase("confirm")
-    fresh = _Pool(confirm, len(np.unique(confirm.seed)), signs[0])
-    pool = fresh if len(fresh.order) > 1 else _Pool(search, results.seeds, signs[0])
+    fresh = _Pool(confirm, len(np.unique(confirm.seed)), signs)
+    pool = fresh if len(fresh.order) > 1 else _Pool(search, results.seeds, signs)
     if not len(pool.order):
         pool = fresh
     infeasible = int((np.isfinite(search.means()[0]) & ~outcomes.feasible).sum())
@@ -117,13 +118,14 @@ def _rank(results: Results, found: Sequence[Factor], outcomes: Outcomes) -> Rank
         return Ranking(infeasible=infeasible)
     best = fresh.order[0] if len(fresh.order) else pool.order[0]
     rivals = sorted(_rivals(pool, int(best), found), key=lambda rival: (not rival.close, rival.lead))
-    front = _front(pool, signs) if len(signs) > 1 else []
+    front = _front(pool) if len(signs) > 1 else []
     return Ranking(
         best=tuple(_configuration(place, pool, search) for place in pool.order[:SHOWN]),
         competing=len(pool.order),
         incomplete=pool.incomplete,
         infeasible=infeasible,
-        tied=int((pool.mean[pool.order] == pool.mean[pool.order[0]]).sum()),
+        tied=int((pool.scores[0, pool.order] == pool.scores[0, pool.order[0]]).sum()),
+        alike=int((pool.scores[:, pool.order] == pool.scores[:, pool.order[:1]]).all(0).sum()),
         chosen=_configuration(best, fresh if len(fresh.order) else pool, search),
         rivals=tuple(rivals[:SHOWN]),
         judged=len(rivals),
@@ -137,20 +139,24 @@ class _Pool:
     """The configurations that compete by trials of one phase.
 
     Attributes:
-        mean: (K,) of the first objective over seeds.
+        sign: what makes a larger value of the first objective a better one.
+        scores: (objectives, K) means over seeds, turned so that less is better; infinite where there is none.
+        whole: (K,) whether a configuration has as many values of every objective.
         complete: (K,) whether a configuration has a value for each of its seeds.
         order: places of the competitors, the best first.
         incomplete: how many do not compete because they lack a seed.
     """
 
-    def __init__(self, rows: Outcomes, seeds: int, sign: float) -> None:
-        self.rows, self.sign = rows, sign
-        self.mean, count = rows.means()
+    def __init__(self, rows: Outcomes, seeds: int, signs: Sequence[float]) -> None:
+        self.rows, self.sign = rows, signs[0]
+        means, counts = zip(*map(rows.means, range(len(signs))), strict=True)
+        count = counts[0]
+        self.scores: Floats = np.stack([np.where(np.isfinite(mean), -sign * mean, np.inf) for mean, sign in zip(means, signs, strict=True)])
+        self.whole: Truths = (np.stack(counts) == count).all(0)
         self.complete: Truths = count >= seeds
         allowed = (count > 0) & rows.feasible
         competing = allowed & self.complete if (allowed & self.complete).any() else allowed
-        score = np.where(competing, -sign * self.mean, np.inf)
-        self.order: Whole = np.lexsort((rows.first, score, ~competing))[: int(competing.sum())]
+        self.order: Whole = np.lexsort((rows.first, *self.scores[::-1], ~competing))[: int(competing.sum())]
         self.incomplete = int((allowed & ~competing).sum())
 
 
@@ -226,11 +232,10 @@ def _as_levels(pool: _Pool, best: int, others: Whole, found: Sequence[Factor]) -
     return rivals
 
 
-def _front(pool: _Pool, signs: Sequence[float]) -> list[int]:
+def _front(pool: _Pool) -> list[int]:
     """The competitors that no other beats in one objective without being beaten in another, best in the first objective first."""
-    means, counts = (np.stack(each, axis=1)[pool.order] for each in zip(*map(pool.rows.means, range(len(signs))), strict=True))
-    whole = (counts == counts[:, :1]).all(1)
-    places, points = pool.order[whole], means[whole] * signs
+    places = pool.order[pool.whole[pool.order]]
+    points = -pool.scores[:, places].T
     turn = 0
     while turn < len(points):
         kept = (points > points[turn]).any(1) | (points == points[turn]).all(1)

@@ -46,13 +46,14 @@ def report(results: Results) -> Report:
         configurations=len(outcomes.configurations),
         seeds=results.seeds,
         fresh_seeds=len({trial.seed for trial in results.trials if trial.phase == "confirm"}),
-        verdict=tuple(sentences.verdict(found, ranking, cost, test, quantity)),
+        verdict=tuple(sentences.verdict(found, ranking, cost, (test, results.tested), quantity)),
         cautions=tuple(sentences.cautions(results, outcomes.repeated, found, ranking, cost)),
         factors=found,
         ranking=ranking,
         importance=importance(results, outcomes),
         cost=cost,
         test=test,
+        tested=results.tested,
         command=None if ranking.chosen is None else _command(results.overrides, ranking.chosen.params),
     )
 

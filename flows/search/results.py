@@ -86,6 +86,7 @@ class Results:
         asked: how many trials were asked for.
         trials: those that have ended.
         test: after the end: seed → the test metrics of the chosen configuration's run with that seed. Empty before.
+        tested: how many configurations the test split has been looked at for, the chosen one included, as more trials changed the choice.
     """
 
     name: str
@@ -101,3 +102,4 @@ class Results:
     asked: int
     trials: tuple[Trial, ...]
     test: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    tested: int = 0

@@ -10,10 +10,10 @@ from typing import Any
 from flows.config.words import one_line
 from flows.search.findings import Cost, Failure, Tested
 from flows.search.paired import SEEDS_FOR_T
-from flows.search.quantity import Quantity
+from flows.search.quantity import Quantity, is_point
 from flows.search.ranking import Configuration, Ranking
 from flows.search.results import Results
-from flows.search.statistics import NO_TEST, OVER_SEEDS, TOO_CLOSE, Comparison, Factor, level_name
+from flows.search.statistics import NO_TEST, OVER_SEEDS, TOO_CLOSE, Comparison, Factor, Level, level_name
 
 LISTED = 3
 """Up to so many beaten levels are named one by one."""
@@ -55,8 +55,13 @@ def seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-def verdict(found: Sequence[Factor], ranking: Ranking, cost: Cost, test: Sequence[Tested], quantity: Quantity) -> list[str]:
-    """What to remember, the most important first."""
+def count(number: int, noun: str) -> str:
+    """ "1 trial", "1,200 trials"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def verdict(found: Sequence[Factor], ranking: Ranking, cost: Cost, test: tuple[Sequence[Tested], int], quantity: Quantity) -> list[str]:
+    """What to remember, the most important first; `test` is what the test split says, and for how many configurations it was looked at."""
     if not cost.ended:
         return ["No trial has ended yet."]
     if ranking.chosen is None:
@@ -64,7 +69,7 @@ def verdict(found: Sequence[Factor], ranking: Ranking, cost: Cost, test: Sequenc
     return [
         _chosen(ranking.chosen, ranking, quantity),
         *([_rivals(ranking)] if ranking.competing > 1 else []),
-        *(f"On the test split, looked at once: {_tested(each)}." for each in test[:1]),
+        *(_tested(each, test[1]) for each in test[0][:1]),
         *(factor_sentence(factor, quantity) for factor in found),
     ]
 
@@ -75,11 +80,12 @@ def factor_sentence(factor: Factor, quantity: Quantity) -> str:
     if not levels:
         return f"{factor.key}: no level has a value."
     if len(levels) == 1:
-        return f"{factor.key}: only {in_words(levels[0].name)} has a value, so there is nothing to compare."
+        return f"{factor.key}: only {_called(levels[0])} has a value, so there is nothing to compare."
     if not any(comparison.pairs for comparison in factor.comparisons):
         return f"{factor.key}: {TOO_CLOSE}; no two trials differ in it alone."
     leader = next((level for level in levels if level.matched), levels[0])
-    name = in_words(leader.name)
+    name = _called(leader)
+    called = {level.name: _called(level) for level in levels}
     own = [comparison for comparison in factor.comparisons if leader.name in (comparison.better, comparison.worse)]
     if all(comparison.test == NO_TEST for comparison in own):
         return (
@@ -90,7 +96,7 @@ def factor_sentence(factor: Factor, quantity: Quantity) -> str:
     ahead = [each for each in own if each.beats and each.worse == leader.name]
     close = [each.worse if each.better == leader.name else each.better for each in own if not each.beats]
     parts = [f"{name} beats {_beaten(beaten, len(own), quantity)}"] if beaten else []
-    parts += [f"{in_words(each.better)} beats {name}, whose mean is the best, in most combinations" for each in ahead]
+    parts += [f"{called[each.better]} beats {name}, whose mean is the best, in most combinations" for each in ahead]
     if close and parts:
         parts.append(f"against {_listed([in_words(other) for other in close])}: {TOO_CLOSE}")
     if not parts:
@@ -108,7 +114,8 @@ def cautions(results: Results, repeated: int, found: Sequence[Factor], ranking: 
         *_about_conditions(found),
         *(line for factor in found for line in _about_levels(factor)),
         *_about_choosing(results, ranking),
-        *([_about_many(len(tested))] if len(tested) > 1 else []),
+        *([_about_many(tested)] if len(tested) > 1 else []),
+        *(_about_values(results) if cost.complete else []),
     ]
 
 
@@ -122,7 +129,8 @@ def failures(results: Results) -> tuple[Failure, ...]:
 
 def _without_a_value(cost: Cost, ranking: Ranking) -> str:
     if ranking.infeasible:
-        return f"Nothing was chosen: every configuration that finished breaks a constraint ({ranking.infeasible} of them)."
+        which = "the only configuration" if ranking.infeasible == 1 else f"each of the {ranking.infeasible} configurations"
+        return f"Nothing was chosen: {which} that finished breaks a constraint."
     if cost.failed == cost.ended:
         more = f" ({cost.failures[0].trials} of {cost.failed})" if len(cost.failures) > 1 else ""
         which = "The only trial failed" if cost.failed == 1 else f"All {cost.failed} trials failed"
@@ -133,28 +141,61 @@ def _without_a_value(cost: Cost, ranking: Ranking) -> str:
 
 def _chosen(chosen: Configuration, ranking: Ranking, quantity: Quantity) -> str:
     fresh = "fresh " if chosen.phase == "confirm" else ""
-    interval = f" {quantity.span(chosen.interval)}" if chosen.interval else ""
     over = f"one {fresh}seed" if len(chosen.seeds) == 1 else f"{len(chosen.seeds)} {fresh}seeds"
+    over += _alike(chosen.interval)
     selected = "" if chosen.selected_by is None else f"; selected by {quantity.value(chosen.selected_by)} in the search"
     what = f"{quantity.split} {quantity.name}".strip()
-    of = f"Best of {ranking.competing} configurations" if ranking.competing > 1 else "The only configuration with a value"
-    return f"{of}: {settings(chosen.params) or 'as it is'}; {what} {quantity.value(chosen.mean)}{interval} ({over}{selected})."
+    of = f"Best of {ranking.competing:,} configurations" if ranking.competing > 1 else f"The only configuration {_only(ranking)}"
+    mean = f"{quantity.value(chosen.mean)}{_interval(chosen.interval, quantity)}"
+    return f"{of}: {settings(chosen.params) or 'as it is'}; {what} {mean} ({over}{selected})."
+
+
+def _only(ranking: Ranking) -> str:
+    """What the only competitor has before others that have values."""
+    ahead = [*(["keeps the constraints"] if ranking.infeasible else []), *(["has all its seeds"] if ranking.incomplete else [])]
+    return f"that {' and '.join(ahead)}" if ahead else "with a value"
+
+
+def _interval(interval: tuple[float, float] | None, quantity: Quantity) -> str:
+    return "" if interval is None or is_point(interval) else f" {quantity.interval(interval)}"
+
+
+def _alike(interval: tuple[float, float] | None) -> str:
+    return ", all with the same value" if interval is not None and is_point(interval) else ""
+
+
+def _called(level: Level) -> str:
+    """The level in words, with what has to be known where it has the best mean and still was not chosen."""
+    return in_words(level.name) if level.allowed else f"{in_words(level.name)} (breaks a constraint)"
 
 
 def _rivals(ranking: Ranking) -> str:
     others = ranking.competing - 1
     if not ranking.judged:
-        return f"Of the other {others} none can be called worse: with fewer than {SEEDS_FOR_T} seeds the order may be chance."
-    those = f"the other {others}" if ranking.judged == others else f"the {ranking.judged} others with three seeds or more in common with it"
+        none = "The other one cannot" if others == 1 else f"Of the other {others:,} none can"
+        return f"{none} be called worse: with fewer than {SEEDS_FOR_T} seeds the order may be chance."
+    number = "one" if ranking.judged == 1 else f"{ranking.judged:,}"
+    those = f"the other {number}"
+    if ranking.judged < others:
+        those = f"the {number if ranking.judged == 1 else f'{number} others'} with three seeds or more in common with it"
     if not ranking.close:
         return f"It beats {those}."
-    return f"Of {those}, {ranking.close if ranking.close < ranking.judged else 'all'} are {TOO_CLOSE} against it."
+    if ranking.judged == 1:
+        return f"{those.capitalize()} is {TOO_CLOSE} against it."
+    close = "all are" if ranking.close == ranking.judged else "one is" if ranking.close == 1 else f"{ranking.close:,} are"
+    return f"Of {those}, {close} {TOO_CLOSE} against it."
 
 
-def _tested(tested: Tested) -> str:
+def _tested(tested: Tested, configurations: int) -> str:
+    """What the test split says, and how often it was asked."""
     quantity = Quantity(tested.metric, "max")
-    interval = f" {quantity.span(tested.interval)}" if tested.interval else ""
-    return f"{quantity.name} {quantity.value(tested.mean)}{interval} over {seeds(tested.seeds)}"
+    looked = (
+        f"looked at for {configurations} configurations by now, as more trials changed the choice, and therefore a little optimistic"
+        if configurations > 1
+        else "looked at once"
+    )
+    mean = f"{quantity.value(tested.mean)}{_interval(tested.interval, quantity)}"
+    return f"On the test split, {looked}: {quantity.name} {mean} over {seeds(tested.seeds)}{_alike(tested.interval)}."
 
 
 def _beaten(beaten: Sequence[Comparison], others: int, quantity: Quantity) -> str:
@@ -181,10 +222,6 @@ def _basis(own: Sequence[Comparison]) -> str:
     return f"paired over {span} combinations, which says nothing about chance"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -192,15 +229,17 @@ def _listed(parts: Sequence[str]) -> str:
 def _about_ending(cost: Cost, repeated: int) -> list[str]:
     lines = []
     if cost.ended < cost.asked:
-        lines.append(f"Unfinished: {cost.ended} of {cost.asked} trials have ended.")
+        lines.append(f"Unfinished: {cost.ended:,} of {count(cost.asked, 'trial')} {'has' if cost.asked == 1 else 'have'} ended.")
     ends = ((cost.pruned, "pruned"), (cost.failed, "failed"), (cost.lost, "ended without a number"))
-    without = [f"{count} {what}" for count, what in ends if count]
+    without = [f"{number} {what}" for number, what in ends if number]
     if without and cost.complete:
-        lines.append(f"Without a value: {_listed(without)}, of {cost.ended} trials. Comparisons leave out these and their partners.")
+        lines.append(
+            f"Without a value: {_listed(without)}, of {count(cost.ended, 'trial')}. Comparisons leave out these and their partners."
+        )
     if cost.pruned and cost.complete:
         lines.append("What was pruned was worse than the rest, so levels that lost more trials this way look better than they are.")
     if repeated:
-        lines.append(f"Left out, as their configuration had been run with that seed already: {_count(repeated, 'trial')}.")
+        lines.append(f"Left out, as their configuration had been run with that seed already: {count(repeated, 'trial')}.")
     return lines
 
 
@@ -208,9 +247,12 @@ def _about_seeds(results: Results, tested: Sequence[Comparison]) -> list[str]:
     combinations = [comparison for comparison in tested if comparison.test != OVER_SEEDS]
     if not combinations:
         return []
+    if len(combinations) == len(tested):
+        which = f"With {seeds(results.seeds)} nothing here speaks"
+    else:
+        which = f"Where combinations are what is counted ({len(combinations)} of {count(len(tested), 'comparison')}), nothing speaks"
     return [
-        f"With {seeds(results.seeds)} nothing here speaks about chance: “beats” means better in most combinations of everything else, "
-        "and another seed may turn close ones round."
+        f"{which} about chance: “beats” means better in most combinations of everything else, and another seed may turn close ones round."
     ]
 
 
@@ -274,13 +316,16 @@ def _about_choosing(results: Results, ranking: Ranking) -> list[str]:
     if not ranking.chosen.complete:
         lines.append("No configuration has all its seeds yet; incomplete ones compete.")
     elif ranking.incomplete:
-        lines.append(f"Not competing, for lack of a seed: {_count(ranking.incomplete, 'configuration')}.")
+        lines.append(f"Not competing, for lack of a seed: {count(ranking.incomplete, 'configuration')}.")
     if ranking.competing > 1 and ranking.best[0].phase == ranking.chosen.phase:
         lines.append(f"The best of {ranking.competing} values is partly luck: expect a little less of it with another seed.")
     if ranking.tied > 1:
-        lines.append(f"{ranking.tied} configurations share the best mean; the one that was run first was chosen.")
+        lines.append(f"{ranking.tied:,} configurations share the best mean{_how_decided(results, ranking)}.")
     if ranking.infeasible:
-        lines.append(f"Not competing, as they break a constraint: {_count(ranking.infeasible, 'configuration')}.")
+        who = "as it breaks" if ranking.infeasible == 1 else "as they break"
+        lines.append(
+            f"Not competing, {who} a constraint: {count(ranking.infeasible, 'configuration')}. Means of levels count such trials, too."
+        )
     if len(results.objectives) > 1:
         lines.append(
             f"Of {len(results.objectives)} objectives the first, {results.objectives[0].metric}, decides; see the Pareto front for all."
@@ -288,8 +333,26 @@ def _about_choosing(results: Results, ranking: Ranking) -> list[str]:
     return lines
 
 
-def _about_many(tested: int) -> str:
-    return (
-        f"Verdicts allow for all {tested} comparisons together (Holm): at most one report in twenty has a “beats” where there is no "
-        "difference. Intervals are of 95 % for one comparison alone."
-    )
+def _how_decided(results: Results, ranking: Ranking) -> str:
+    """How the tie was broken."""
+    if ranking.alike == ranking.tied:
+        of = " of every objective" if len(results.objectives) > 1 else ""
+        return f"{of}; the one that was run first was chosen"
+    others = results.objectives[1:]
+    decided = f"; {_listed([each.metric for each in others])} decided between them"
+    return decided if ranking.alike == 1 else f"{decided}, and of the {ranking.alike} alike in all the one that was run first was chosen"
+
+
+def _about_values(results: Results) -> list[str]:
+    """Which value of a run with many epochs is the trial's."""
+    if not any(objective.metric.startswith("validation/") for objective in results.objectives):
+        return []
+    return ["The value of a trial is that of its best epoch by the metric that training monitors; learning curves show every epoch."]
+
+
+def _about_many(tested: Sequence[Comparison]) -> str:
+    """What the correction promises. It is about chance, so only where seeds are what is tested."""
+    over_seeds = sum(comparison.test == OVER_SEEDS for comparison in tested)
+    at_most = "at most one report in twenty has a “beats” where there is no difference"
+    promise = "" if not over_seeds else f": {at_most}" if over_seeds == len(tested) else f"; of those over seeds, {at_most}"
+    return f"Verdicts allow for all {len(tested):,} comparisons together (Holm){promise}. Intervals are of 95 % for one comparison alone."

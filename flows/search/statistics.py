@@ -43,6 +43,7 @@ class Level:
         settings: what else the level's one configuration has, where each level was tuned for itself.
         complete, pruned, failed: trials; `lost` ended without a number.
         configurations: how many different ones were run.
+        allowed: whether any configuration behind the mean keeps the search's constraints.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Level:
     failed: int
     lost: int
     configurations: int
+    allowed: bool
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _factor(results: Results, outcomes: Outcomes, key: str, sign: float) -> Fact
             settings=settings,
             **{ending: trials[token(level), ending] for ending in ("complete", "pruned", "failed", "lost")},
             configurations=run[token(level)],
+            allowed=_allowed(outcomes, key, level, settings),
         )
         for level, mean, settings in zip(of_key.levels, found, of_key.settings, strict=True)
     ]
@@ -171,6 +174,14 @@ def _factor(results: Results, outcomes: Outcomes, key: str, sign: float) -> Fact
     place = {level.name: i for i, level in enumerate(ranked)}
     compared.sort(key=lambda each: (place[each.better], place[each.worse]))
     return Factor(key, basis, tuple(ranked), tuple(compared), of_key.combinations)
+
+
+def _allowed(outcomes: Outcomes, key: str, level: Any, settings: Mapping[str, Any] | None) -> bool:
+    """Whether a configuration of the level that has a value, the one with these settings where one stands for it, keeps the constraints."""
+    mine = np.flatnonzero((outcomes.levels(key, [level]) == 0) & (outcomes.means()[1] > 0))
+    if settings is not None:
+        mine = np.array([place for place in mine if outcomes.configurations[place] == {key: level, **settings}], dtype=int)
+    return not len(mine) or bool(outcomes.feasible[mine].any())
 
 
 def _ending(trial: Trial) -> str:

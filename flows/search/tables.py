@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flows.search import sentences
 from flows.search.findings import Report
-from flows.search.quantity import Quantity
+from flows.search.quantity import Quantity, is_point
 from flows.search.ranking import Configuration
 from flows.search.statistics import NO_TEST, TOO_CLOSE, Factor, Level
 
 WIDTH = 100
 MOST_COMPARISONS = 100
 """Of more comparisons of one factor the first are shown, with the best levels in them; JSON has all."""
+NO_SPREAD = " No interval: the difference was the same every time."
 LAST = 30
 """Characters that the last column of a table has at least, where its cells are that long."""
 
@@ -68,10 +69,11 @@ def title(report: Report) -> str:
     """What sweep it is, and what its numbers are."""
     quantity = Quantity(report.metric, report.direction)
     better = "higher" if report.direction == "max" else "lower"
-    fresh = f" and {report.fresh_seeds} fresh ones to confirm" if report.fresh_seeds else ""
+    ones = "a fresh one" if report.fresh_seeds == 1 else f"{report.fresh_seeds} fresh ones"
+    fresh = f" and {ones} to confirm" if report.fresh_seeds else ""
     values = f"{quantity.split} {quantity.name}".strip()
     return (
-        f"{report.name}: {report.cost.ended} of {report.cost.asked} trials, {sentences.seeds(report.seeds)}{fresh}; "
+        f"{report.name}: {report.cost.ended} of {sentences.count(report.cost.asked, 'trial')}, {sentences.seeds(report.seeds)}{fresh}; "
         f"values are {values}, {better} is better"
     )
 
@@ -82,13 +84,13 @@ def tables(report: Report) -> list[Table]:
     found = [_levels(factor, quantity) for factor in report.factors]
     ranking = report.ranking
     if ranking.best:
-        found.append(
-            _configurations("Best configurations", ranking.best, report, quantity, f"{ranking.competing} configurations competed.")
-        )
+        note = f"{sentences.count(ranking.competing, 'configuration')} competed."
+        found.append(_configurations("Best configurations", ranking.best, report, quantity, note))
     if ranking.rivals:
         found.append(_rivals(report, quantity))
     if ranking.front:
-        note = f"{ranking.front_size} configurations are beaten by no other in every objective."
+        are = "is" if ranking.front_size == 1 else "are"
+        note = f"{sentences.count(ranking.front_size, 'configuration')} {are} beaten by no other in every objective."
         found.append(_configurations("Pareto front", ranking.front, report, quantity, note))
     if report.importance:
         found.append(_importance(report))
@@ -110,7 +112,7 @@ def _levels(factor: Factor, quantity: Quantity) -> Table:
     columns = [
         ("level", [level.name for level in levels]),
         ("mean", [quantity.value(level.mean, digits) for level in levels]),
-        ("95 % over seeds", [quantity.span(level.interval, digits) for level in levels]),
+        ("95 % over seeds", [quantity.interval(level.interval, digits) for level in levels]),
         ("middle half", [quantity.span(level.spread, quantity.decimals(each.spread for each in levels)) for level in levels]),
         ("seeds", [str(level.seeds) for level in levels]),
         ("combinations", [str(level.combinations) for level in levels]),
@@ -121,8 +123,14 @@ def _levels(factor: Factor, quantity: Quantity) -> Table:
     kept = [(name, cells) for name, cells in columns if name not in counts and set(cells) - {"–", ""}]
     names = [name for name, _ in kept]
     note = [f"Each: {', '.join(f'{name} {count}' for name, count in counts.items())}."] if counts else []
-    if "95 % over seeds" not in names:
+    same = _same_values(level.interval for level in levels)
+    if same:
+        note.append(same)
+    elif "95 % over seeds" not in names:
         note.append("No interval: one seed says nothing about chance.")
+    barred = [level.name for level in levels if not level.allowed]
+    if barred:
+        note.append(f"Breaking a constraint: {', '.join(barred)}.")
     if "middle half" in names:
         note.append("Middle half: of the combinations of everything else; no interval of the mean.")
     basis = {"same conditions": "", "confirmed": ", fresh seeds", "best of tuned": ", best of tuned", "own conditions": ", not comparable"}
@@ -133,6 +141,12 @@ def _levels(factor: Factor, quantity: Quantity) -> Table:
         tuple(zip(*(cells for _, cells in kept), strict=True)),
         frozenset(i for i, name in enumerate(names) if name in ("mean", "95 % over seeds", "middle half", "seeds", "combinations")),
     )
+
+
+def _same_values(intervals: Iterable[tuple[float, float] | None]) -> str:
+    """Why there is a dash where there might be an interval."""
+    alike = any(each is not None and is_point(each) for each in intervals)
+    return "No interval (–): all seeds gave the same value, which makes it no more certain." if alike else ""
 
 
 def _trials(level: Level) -> str:
@@ -154,6 +168,8 @@ def _comparisons(factor: Factor, quantity: Quantity) -> Table:
         for comparison in factor.comparisons[:MOST_COMPARISONS]
     )
     left = f" The first {len(rows)} of {len(factor.comparisons):,}." if len(rows) < len(factor.comparisons) else ""
+    if any(each.interval is not None and is_point(each.interval) for each in factor.comparisons[:MOST_COMPARISONS]):
+        left += NO_SPREAD
     unit = "points" if quantity.scale == 100 else quantity.name
     return Table(
         f"{factor.key}: level against level",
@@ -165,7 +181,8 @@ def _comparisons(factor: Factor, quantity: Quantity) -> Table:
 
 
 def _configurations(name: str, shown: Sequence[Configuration], report: Report, quantity: Quantity, note: str) -> Table:
-    interval = any(each.interval for each in shown)
+    interval = any(each.interval and not is_point(each.interval) for each in shown)
+    note = f"{note} {_same_values(each.interval for each in shown)}".rstrip()
     digits = quantity.decimals(each.interval for each in shown)
     others = [Quantity(metric, direction) for metric, direction in report.objectives[1:]]
     head = [
@@ -179,7 +196,7 @@ def _configurations(name: str, shown: Sequence[Configuration], report: Report, q
         (
             f"{place}.",
             quantity.value(each.mean, digits),
-            *([quantity.span(each.interval, digits)] if interval else []),
+            *([quantity.interval(each.interval, digits)] if interval else []),
             *(other.value(value) for other, value in zip(others, each.means[1:], strict=True)),
             sentences.settings(each.params),
         )
@@ -200,7 +217,11 @@ def _rivals(report: Report, quantity: Quantity) -> Table:
         for rival in ranking.rivals
     )
     unit = "points" if quantity.scale == 100 else quantity.name
-    note = f"Paired over seeds; p is corrected (Holm). {ranking.close} of {ranking.judged} are {TOO_CLOSE}."
+    note = "Paired over seeds; p is corrected (Holm)."
+    if ranking.judged > 1:
+        note += f" {ranking.close or 'None'} of {ranking.judged:,} {'is' if ranking.close == 1 else 'are'} {TOO_CLOSE}."
+    if any(rival.interval is not None and is_point(rival.interval) for rival in ranking.rivals):
+        note += NO_SPREAD
     return Table(
         "The chosen configuration against others", note, (f"ahead by ({unit})", "p", "verdict", "configuration"), rows, frozenset({0, 1})
     )
@@ -232,8 +253,14 @@ def _test(report: Report) -> Table:
     rows = []
     for tested in report.test:
         quantity = Quantity(tested.metric, "max")
-        rows.append((tested.metric, quantity.value(tested.mean), quantity.span(tested.interval), str(tested.seeds)))
+        rows.append((tested.metric, quantity.value(tested.mean), quantity.interval(tested.interval), str(tested.seeds)))
     note = "The test split was looked at for the chosen configuration only, after it was chosen."
+    if report.tested > 1:
+        note = (
+            f"The test split has been looked at for {report.tested} configurations by now, the chosen one included, as more trials "
+            "changed the choice; these numbers are therefore a little optimistic."
+        )
+    note = f"{note} {_same_values(tested.interval for tested in report.test)}".rstrip()
     return Table("Test, the chosen configuration", note, ("metric", "mean", "95 % over seeds", "seeds"), tuple(rows), frozenset({1, 2, 3}))
 
 
@@ -241,7 +268,7 @@ def _cost(report: Report) -> Table:
     cost = report.cost
     hours, rest = divmod(round(cost.seconds), 3600)
     rows = [
-        (f"{cost.complete:,}", "trials that finished"),
+        (f"{cost.complete:,}", "trial that finished" if cost.complete == 1 else "trials that finished"),
         *([(f"{cost.pruned:,}", "pruned")] if cost.pruned else []),
         *([(f"{cost.failed:,}", "failed")] if cost.failed else []),
         *([(f"{cost.lost:,}", "ended without a number")] if cost.lost else []),

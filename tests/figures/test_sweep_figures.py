@@ -202,13 +202,13 @@ def test_only_the_best_of_many_levels_are_shown():
 def test_bands_are_ranked_by_their_end_and_drawn_where_there_are_seeds():
     figure = learning_bands([band("slow", 70.0), band("quick", 90.0)], factor="optimizer", note="over seeds", **ACCURACY)
     axes = figure.axes[0]
-    assert figure.get_suptitle() == "After 3 epochs quick is ahead"
+    assert figure.get_suptitle() == "Learning curves by optimizer", "which is best is for the tests to say"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["quick", "slow"]
     assert axes.lines[0].get_ydata() == pytest.approx(90 * (1 - 0.3 * 0.5 ** np.arange(1, 4)))
     edge = axes.collections[0].get_paths()[0].vertices
     assert (edge[:, 1].min(), edge[:, 1].max()) == pytest.approx((90 * 0.85 - 1, 90 * (1 - 0.3 / 8) + 1))
     loss = learning_bands([band("slow", 0.7), band("quick", 0.2)], factor="optimizer", quantity="loss", largest=False, note="")
-    assert loss.get_suptitle() == "After 3 epochs quick is ahead"
+    assert [text.get_text() for text in loss.legends[0].get_texts()] == ["quick", "slow"]
     assert FIGURES["bands, many, one epoch"]().axes[0].get_title(loc="left").startswith("the best 8 of 12 levels; ")
 
 
@@ -225,6 +225,28 @@ def test_history_shows_each_trial_and_the_best_so_far():
     falling = history(states, [0.8, 0.6, 0.7, NAN, 0.9, NAN], largest=False, quantity="loss")
     assert falling.axes[0].lines[1].get_ydata().tolist() == [0.8, 0.8, 0.7, 0.7, 0.7, 0.7]
     assert history(["failed"], [NAN]).get_suptitle() == "No trial finished with a value"
+    assert history(["complete"], [50.0]).axes[0].get_title(loc="left") == "1 trial: 1 finished, 0 pruned, 0 without a value"
+
+
+def test_what_breaks_a_constraint_is_drawn_and_is_not_the_best():
+    barred = np.array([False, True, False])
+    figure = history(["complete"] * 3, [70.0, 90.0, 80.0], barred=barred)
+    finished, best, forbidden = figure.axes[0].lines
+    assert (finished.get_ydata().tolist(), forbidden.get_ydata().tolist()) == ([70, 80], [90])
+    assert best.get_ydata().tolist() == [70, 70, 80]
+    assert figure.get_suptitle() == "The best single trial that keeps the constraints is number 2: 80"
+    none = history(["complete"], [50.0], barred=np.array([True]))
+    assert none.get_suptitle() == "No trial that keeps the constraints finished with a value"
+    values = np.array([[[50.0, 90.0], [80.0, 70.0]]])
+    sides = {"rows": Side("a", ["x", "y"]), "columns": Side("b", ["p", "q"]), "panels": None}
+    cells = heat_maps(values, **sides, **ACCURACY, note="one seed", barred=values == 90)
+    assert cells.get_suptitle() == "The best cell that keeps the constraints is y × p: 80.0"
+    assert [patch.get_xy() for patch in cells.axes[0].patches] == [(-0.5, 0.5)]
+    ways = parallel_coordinates([Axis("rate", np.array([1.0, 2.0, 3.0]))], np.array([70.0, 90.0, 80.0]), **ACCURACY, barred=barred)
+    (line,) = [line for line in ways.axes[0].lines if line.get_color() == VERMILION]
+    assert line.get_ydata() == pytest.approx([1.0, 0.5])
+    assert ways.get_suptitle() == "The way of the best of 2 trials that keep the constraints through the space"
+    assert len(ways.axes[0].collections[0].get_segments()) == 3
 
 
 def test_parallel_lines_go_through_what_was_chosen():
@@ -260,7 +282,9 @@ def test_of_many_trials_the_best_and_an_even_choice_are_drawn():
 def test_importance_is_in_percent_with_what_is_left_over():
     figure = FIGURES["importance"]()
     axes = figure.axes[0]
-    assert figure.get_suptitle() == "“optimizer.learning_rate” matters most: 70.0 %"
+    assert figure.get_suptitle() == "The largest share: “optimizer.learning_rate”, 70.0 %"
+    chance = importance_chart(["activation"], np.array([0.056]), np.array([[0.0, 0.1]]), rest=0.887, note="ANOVA")
+    assert chance.get_suptitle() == "The largest share: interactions and chance, 88.7 %"
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([70, 20, 5, 5])
     assert [label.get_text() for label in axes.get_yticklabels()][-1] == "interactions and chance"
     assert [text.get_text() for text in axes.texts] == ["70.0 %", "20.0 %", "5.0 %", "5.0 %"]

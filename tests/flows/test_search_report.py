@@ -1,6 +1,8 @@
 """What a report says, in text, markdown and JSON: the verdict first, true to the numbers, for any sweep at all."""
 
 import json
+import math
+import re
 import shlex
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from flows.search.quantity import Quantity
 from flows.search.report import Report, command, figures, markdown, report, text
 from flows.search.results import Range
 from flows.search.statistics import TOO_CLOSE
+from flows.search.tables import comparison_tables
 
 SWEEPS = {
     "lecture": lecture,
@@ -42,7 +45,7 @@ def test_text_fits_a_terminal_and_begins_with_the_verdict(make):
     assert lines[0].startswith(made.name)
     first = " ".join(lines).split("- ", 1)[1]
     assert " ".join(first.split()).startswith(made.verdict[0])
-    assert "trials" in lines[0] and "seed" in lines[0]
+    assert "trial" in lines[0] and "seed" in lines[0]
 
 
 def test_the_verdict_on_initializers_in_words():
@@ -231,6 +234,145 @@ def test_quantities_are_read_as_people_read_them():
     assert Quantity("validation/top5_accuracy", "max").value(0.5) == "50.0 %"
     assert (loss.value(None), loss.span(None), loss.value(0.123456)) == ("–", "–", "0.1235")
     assert loss.span((-0.0001, 0.5)) == "[0.00, 0.50]"
+    assert accuracy.span((0.525, 1.231)) == "[52.5, 100.0]"
+    assert accuracy.lead(0.5, (-0.3, 1.3)) == "50 points of accuracy [-30, 100]"
+    assert [Quantity(name, "min").possible((-1.0, 3.0)) for name in ("nll", "validation/perplexity", "seconds", "score")] == [
+        *((0.0, 3.0), (1.0, 3.0), (0.0, 3.0), (-1.0, 3.0))
+    ]
+    assert loss.possible((-3.0, 1.0)) == (-3.0, 1.0), "values that should not be are not hidden"
+    assert (accuracy.interval((0.953, 0.953)), accuracy.lead(0.01, (0.01, 0.01), unit=False)) == ("–", "1.0")
+
+
+def test_how_often_the_test_split_was_looked_at_is_said():
+    for tested in (0, 1):
+        once = report(replace(initializers(), tested=tested))
+        assert said(once, "test split").startswith("On the test split, looked at once: accuracy 92.8 %")
+        assert "looked at for the chosen configuration only, after it was chosen." in " ".join(text(once).split())
+    often = report(replace(initializers(), tested=3))
+    assert said(often, "test split") == (
+        "On the test split, looked at for 3 configurations by now, as more trials changed the choice, and therefore a little optimistic: "
+        "accuracy 92.8 % [92.0, 93.6] over 5 seeds."
+    )
+    shown = " ".join(text(often).split())
+    assert "has been looked at for 3 configurations by now" in shown and "these numbers are therefore a little optimistic" in shown
+    assert "looked at once" not in shown and "only, after it was chosen" not in shown
+
+
+def test_how_a_tie_was_broken_is_said():
+    def tie(*values):
+        trials = [trial(i, {"a": i}, each) for i, each in enumerate(values)]
+        return said(report(results(trials, factors={"a": tuple(range(len(values)))}, objectives=(ACCURACY, LOSS))), "share the best")
+
+    assert tie((0.9, 0.3), (0.9, 0.2)) == "2 configurations share the best mean; validation/loss decided between them."
+    assert tie((0.9, 0.2), (0.9, 0.2)) == (
+        "2 configurations share the best mean of every objective; the one that was run first was chosen."
+    )
+    assert tie((0.9, 0.3), (0.9, 0.2), (0.9, 0.2)) == (
+        "3 configurations share the best mean; validation/loss decided between them, "
+        "and of the 2 alike in all the one that was run first was chosen."
+    )
+
+
+def test_what_breaks_a_constraint_is_said_to():
+    trials = [trial(0, {"activation": "relu"}, 0.8), trial(1, {"activation": "tanh"}, 0.97, feasible=False)]
+    sweep = results(trials, factors={"activation": ("relu", "tanh")})
+    made = report(sweep)
+    assert made.verdict[0] == ("The only configuration that keeps the constraints: activation=relu; validation accuracy 80.0 % (one seed).")
+    assert "tanh (breaks a constraint) has the best value (97.0 %)" in said(made, "activation: ")
+    assert said(made, "Not competing") == (
+        "Not competing, as it breaks a constraint: 1 configuration. Means of levels count such trials, too."
+    )
+    assert "Breaking a constraint: tanh." in text(made)
+    drawn = figures(sweep, made)
+    assert drawn["sweep/levels"].get_suptitle() == "Best mean: tanh (activation); one seed; breaking a constraint: tanh"
+    assert drawn["sweep/history"].get_suptitle() == "The best single trial that keeps the constraints is number 0: 80"
+    short = [*trials, trial(2, {"activation": "elu"}, 0.9), trial(3, {"activation": "relu"}, 0.8, 1)]
+    assert (
+        report(results(short, factors={"activation": ("relu", "tanh", "elu")}, seeds=2))
+        .verdict[0]
+        .startswith("The only configuration that keeps the constraints and has all its seeds: activation=relu;")
+    )
+    assert report(results(trials[:1], factors={"activation": ("relu",)})).verdict[0].startswith("The only configuration with a value: ")
+    assert report(results(trials[1:], factors={"activation": ("tanh",)})).verdict == (
+        "Nothing was chosen: the only configuration that finished breaks a constraint.",
+    )
+
+
+def test_no_promise_about_chance_where_seeds_are_not_what_is_tested():
+    values = {level: 0.5 + i / 10 for i, level in enumerate("pqr")}
+    trials = [
+        trial(0, {"x": level, "y": block}, values[level] + block / 100 + seed / 1000, seed)
+        for level in "pqr"
+        for block in range(8)
+        for seed in range(3)
+    ]
+    trials = [replace(each, number=i) for i, each in enumerate(trials)]
+    factors = {"x": tuple("pqr"), "y": tuple(range(8))}
+    over_seeds = report(results(trials, factors=factors, seeds=3)).cautions
+    assert any("at most one report in twenty" in each for each in over_seeds)
+    assert not any("about chance" in each for each in over_seeds)
+    two = report(results([each for each in trials if each.seed < 2], factors=factors, seeds=2)).cautions
+    assert any(each.startswith("With 2 seeds nothing here speaks about chance") for each in two)
+    assert not any("one report in twenty" in each for each in two)
+    assert any(each.startswith("Verdicts allow for all 31 comparisons together (Holm). Intervals") for each in two)
+    mixed = report(results([each for each in trials if each.params["x"] != "r" or each.seed < 2], factors=factors, seeds=3))
+    (about,) = [each for each in mixed.cautions if "about chance" in each]
+    assert about.startswith("Where combinations are what is counted (")
+    assert "; of those over seeds, at most one report in twenty" in said(mixed, "Holm")
+
+
+def test_what_is_shown_stays_within_what_the_quantity_can_be():
+    # 0.99, 0.80: mean 0.895 ± 12.7062 · 0.19 / 2, and 0.7, 0.9: 0.8 ± 1.27: the statistics go beyond 1, what is shown does not.
+    trials = [trial(i, {"a": a}, value, i % 2) for i, (a, value) in enumerate([("x", 0.99), ("x", 0.80), ("y", 0.7), ("y", 0.9)])]
+    sweep = results(trials, factors={"a": ("x", "y")}, seeds=2, test={0: {"test/nll": 0.1}, 1: {"test/nll": 0.5}})
+    made = report(sweep)
+    assert made.ranking.chosen.interval == pytest.approx((0.895 - 12.7062 * 0.095, 0.895 + 12.7062 * 0.095), abs=1e-4)
+    assert made.verdict[0] == "Best of 2 configurations: a=x; validation accuracy 89.5 % [0.0, 100.0] (2 seeds)."
+    assert "NLL 0.3 [0.0, 2.8] over 2 seeds" in made.verdict[2]
+    drawn = figures(sweep, made)
+    low, high, _ = drawn["sweep/levels"].axes[0].lines
+    assert (low.get_xdata().tolist(), high.get_xdata().tolist()) == ([0, 0], [100, 100])
+    for collection in drawn["sweep/curves_a"].axes[0].collections:
+        heights = collection.get_paths()[0].vertices[:, 1]
+        assert heights.min() >= 0 and heights.max() <= 100
+
+
+def test_equal_values_are_no_certainty():
+    trials = [trial(i, {"a": a}, value, i % 3) for i, (a, value) in enumerate([("x", 0.953)] * 3 + [("y", 0.943)] * 3)]
+    sweep = results(trials, factors={"a": ("x", "y")}, seeds=3, test={seed: {"test/accuracy": 0.9} for seed in range(3)})
+    made = report(sweep)
+    assert made.verdict[0] == "Best of 2 configurations: a=x; validation accuracy 95.3 % (3 seeds, all with the same value)."
+    assert made.verdict[2] == "On the test split, looked at once: accuracy 90.0 % over 3 seeds, all with the same value."
+    for shown in (text(made), markdown(made)):
+        assert "[95" not in shown and "[90" not in shown and "one seed says" not in shown
+        assert " ".join(shown.split()).count("all seeds gave the same value, which makes it no more certain") == 3
+    assert all("[" not in row[2] for table in comparison_tables(made) for row in table.rows)
+    ends = [line.get_xdata() for line in figures(sweep, made)["sweep/levels"].axes[0].lines[:2]]
+    assert all(math.isnan(end) for line in ends for end in line)
+
+
+def test_one_is_not_many():
+    def sweep(*levels):
+        trials = [trial(0, {"a": a}, value, seed) for a, values in enumerate(levels) for seed, value in enumerate(values)]
+        trials = [replace(each, number=i) for i, each in enumerate(trials)]
+        return report(results(trials, factors={"a": tuple(range(len(levels)))}, seeds=len(levels[0])))
+
+    good, close, bad = (0.9, 0.91, 0.92), (0.9, 0.911, 0.919), (0.3, 0.311, 0.321)
+    assert sweep(good, bad).verdict[1] == "It beats the other one."
+    assert sweep(good, close).verdict[1] == f"The other one is {TOO_CLOSE} against it."
+    assert sweep(good, close, bad).verdict[1] == f"Of the other 2, one is {TOO_CLOSE} against it."
+    assert sweep((0.9,), (0.8,)).verdict[1].startswith("The other one cannot be called worse: ")
+    alone = text(sweep((0.9,)))
+    assert "1 configuration competed." in alone and "1 of 1 trial, one seed" in alone and "1  trial that finished" in alone
+    for made in (sweep(good, bad), sweep(good, close), sweep(good, close, bad), sweep((0.9,), (0.8,)), sweep((0.9,))):
+        assert not re.search(r"\b1 (trials|configurations|seeds|are|others)\b", text(made) + markdown(made))
+
+
+def test_which_value_of_a_trial_counts_is_said_once():
+    assert said(report(initializers()), "best epoch") == (
+        "The value of a trial is that of its best epoch by the metric that training monitors; learning curves show every epoch."
+    )
+    assert not any("epoch" in each for each in report(results(asked=3)).cautions)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

@@ -300,6 +300,26 @@ def test_equal_means_are_decided_by_the_first_trial():
     assert (ranking.chosen.params, ranking.tied) == ({"activation": "b"}, 2)
 
 
+def test_equal_means_are_decided_by_the_following_objectives_before_the_first_trial():
+    objectives = (ACCURACY, replace(LOSS, metric="seconds"), LOSS)
+    values = [(0.9, 5.0, 0.3), (0.9, 3.0, 0.4), (0.9, 3.0, 0.2), (0.9, 3.0, 0.2), (0.8, 1.0, 0.1), (0.9, math.nan, 0.1)]
+    sweep = results([trial(i, {"a": i}, each) for i, each in enumerate(values)], factors={"a": tuple(range(6))}, objectives=objectives)
+    ranking = rank(sweep)
+    assert [each.params["a"] for each in ranking.best] == [2, 3, 1, 0, 5, 4]
+    assert (ranking.chosen.params, ranking.tied, ranking.alike) == ({"a": 2}, 5, 2)
+    assert ranking.chosen in ranking.front, "nothing is chosen that another beats in every objective"
+    assert [each.params["a"] for each in ranking.front] == [2, 3, 4]
+
+
+def test_a_level_breaks_a_constraint_where_all_its_configurations_do():
+    trials = [
+        trial(i, {"a": a, "b": b}, 0.5 + i / 10, feasible=(a, b) != (1, 2) and a != 3)
+        for i, (a, b) in enumerate(itertools.product((1, 2, 3), (1, 2)))
+    ]
+    (factor, _) = factors(results(trials, factors={"a": (1, 2, 3), "b": (1, 2)}))
+    assert {each.value: each.allowed for each in factor.levels} == {1: True, 2: True, 3: False}
+
+
 def test_what_breaks_a_constraint_is_never_chosen():
     trials = [trial(0, {"a": 1}, 0.9, feasible=False), trial(1, {"a": 2}, 0.8), trial(2, {"a": 3}, 0.7, state="failed", feasible=False)]
     ranking = rank(results(trials, factors={"a": (1, 2, 3)}))
