@@ -39,7 +39,7 @@ def conclude(sweep: Sweep, settings: Settings, book: Journal, *, tell: Tell = la
     results = sweep.results()
     winners = _runs_of_chosen(results)
     if winners:
-        tell({"kind": "note", "text": f"the chosen configuration on the test split: {len(winners)} runs"})
+        tell({"kind": "note", "text": f"the chosen configuration on the test split: {len(winners)} run{'s' * (len(winners) > 1)}"})
     test = _tested(sweep, winners, settings, tell)
     results = sweep.results(test=test, tested=_configurations_tested(sweep, results))
     found = report(results)
