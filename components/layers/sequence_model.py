@@ -90,6 +90,11 @@ class SequenceModel(nn.Module):
         logits: Tensor = self.head(self.drop(said))
         return logits
 
+    def begin(self, tokens: Tensor) -> tuple[Tensor, State]:
+        """Tokens (B, T), all words → logits (B, K) of what follows the last, and the state to go on from; see `step`."""
+        outputs, state = self.recurrent(self.drop(self.vectors(tokens)))
+        return self.head(self.drop(outputs[:, -1])), state
+
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One more token each: (B,) → logits (B, K) of what follows, and the state to go on from."""
         outputs, state = self.recurrent(self.drop(self.vectors(tokens.unsqueeze(1))), None, state)

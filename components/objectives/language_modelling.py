@@ -90,11 +90,11 @@ class LanguageModelling:
         generator = torch.Generator().manual_seed(self.generation_seed)
         assert isinstance(model, nn.Module)
         with torch.no_grad():
-            outputs, state = model.recurrent(model.vectors(batch["inputs"]), batch["lengths"])  # type: ignore[operator]
+            logits, state = model.begin(batch["inputs"])  # type: ignore[operator]
             drawn = sample(
                 lambda tokens, now: _words_only(*model.step(tokens, now)),  # type: ignore[operator]
                 state,
-                _words_only(model.head(outputs[0, -1]), state)[0],  # type: ignore[operator]
+                _words_only(logits[0], state)[0],
                 count=self.continuation,
                 temperature=self.temperature,
                 top_k=self.top_k,
@@ -116,7 +116,9 @@ class LanguageModelling:
         return {"memory": gradient_by_distance(reaches)} if reaches else {}
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
-        """Pictures that need the model: `gates` over a piece of text, `memory`: the gradient's size against the distance back."""
+        """Pictures of a recurrent model: `gates` over a piece of text, `memory`: the gradient's size against the distance back."""
+        if not hasattr(model, "recurrent"):
+            return {}
         from components.figures.sequences import gate_traces, gradient_by_distance
 
         figures = {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}
