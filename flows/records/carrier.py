@@ -20,6 +20,8 @@ from flows.records.delivery import Delivery, Progress, exclusive
 SECONDS_BETWEEN = 1.0
 SECONDS_SHORT = 10.0
 LONGEST_PAUSE = 15.0
+REST = 5.0
+"""After a round the carrier rests so many times as long: hundreds of trials that run together are not to be slowed down by being watched."""
 ENDED = ("result", "failed", "pruned", "interrupted")
 
 
@@ -83,10 +85,10 @@ class Carrier:
         give_way()
         pause = SECONDS_BETWEEN
         while not self._given_up.is_set():
-            last = self._ending.is_set()
+            last, began = self._ending.is_set(), time.monotonic()
             try:
                 complete = self._round(last)
-                self.trouble, pause = None, SECONDS_BETWEEN
+                self.trouble, pause = None, max(SECONDS_BETWEEN, REST * (time.monotonic() - began))
                 if last and complete:
                     return
             except Exception as error:  # whatever MLflow, a database or a network raises is a reason to try again
