@@ -21,7 +21,7 @@ SECONDS_BETWEEN = 1.0
 SECONDS_SHORT = 10.0
 LONGEST_PAUSE = 15.0
 REST = 5.0
-"""After a round the carrier rests so many times as long: hundreds of trials that run together are not to be slowed down by being watched."""
+"""After a round the carrier rests so many times as long, so that hundreds of trials that run together are not slowed down by it."""
 ENDED = ("result", "failed", "pruned", "interrupted")
 
 
