@@ -14,6 +14,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from components.errors import DataError
+
 Size = Annotated[int, Ge(1)]
 
 
@@ -59,9 +61,9 @@ class Learned(nn.Module):
         """(B, T, C), the first of which stands at `start` → the same with their positions added.
 
         Raises:
-            ValueError: a place that the table does not have.
+            DataError: a place that the table does not have.
         """
         stop = start + vectors.shape[1]
         if stop > self.table.num_embeddings:
-            raise ValueError(f"the model has {self.table.num_embeddings} positions, and was given a text of {stop} tokens")
+            raise DataError(f"the model has {self.table.num_embeddings} positions, and was given a text of {stop} tokens")
         return vectors + self.table.weight[start:stop]

@@ -98,7 +98,7 @@ class GPT(nn.Module):
         """Tokens (B, T) → logits (B, T, V) of what follows each; padding at the end changes nothing before it.
 
         Raises:
-            ValueError: more tokens than the context.
+            DataError: more tokens than the context.
         """
         vectors = self.drop(self.positions(self.embed(inputs)))
         for block in self.blocks:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from components.errors import DataError
 from components.layers.positions import Learned, Sinusoidal, sinusoids
 
 
@@ -38,5 +39,5 @@ def test_a_table_has_an_end():
     with torch.no_grad():
         layer.table.weight.copy_(torch.tensor([[1.0, 2], [3, 4], [5, 6]]))
     assert layer(torch.zeros(1, 2, 2), 1).tolist() == [[[3, 4], [5, 6]]]
-    with pytest.raises(ValueError, match="the model has 3 positions, and was given a text of 4 tokens"):
+    with pytest.raises(DataError, match="the model has 3 positions, and was given a text of 4 tokens"):
         layer(torch.zeros(1, 2, 2), 2)

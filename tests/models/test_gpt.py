@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from components.data.text_stream import StreamSplit
 from components.data.tokens import TokenSettings
 from components.decoding import beam_search, draw
+from components.errors import DataError
 from components.initializers import RandomNormal
 from components.models.gpt import GPT
 from components.objectives.language_modelling import LanguageModelling
@@ -75,7 +76,7 @@ def test_order_is_told_by_the_positions_alone():
 
 
 def test_a_text_longer_than_the_context_is_refused():
-    with pytest.raises(ValueError, match="the model has 6 positions, and was given a text of 7 tokens"):
+    with pytest.raises(DataError, match="the model has 6 positions, and was given a text of 7 tokens"):
         gpt()(torch.zeros(1, 7, dtype=torch.int64))
 
 
