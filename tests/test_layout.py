@@ -29,8 +29,8 @@ UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias"}
 SHAPE_OF = {"components.data.images.Digits": [1, 8, 8], "components.data.long_range.Adding": [200, 2]}
 """Shape of one example where it is not that of an MNIST digit."""
 
-PREDICTS = {"components.objectives.language_modelling.LanguageModelling": "each"}
-"""What is asked of a sequence where it is not one class; `next` is one more, which a bidirectional model refuses."""
+PREDICTS = {"components.objectives.language_modelling.LanguageModelling": "each", "components.models.gpt.GPT": "next"}
+"""What is asked of a sequence where it is not one class, by the objective or the model; a bidirectional model refuses `next`."""
 
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "vocabulary_size": len(vocabulary),
         "target_vocabulary": vocabulary.dump(),
         "target_vocabulary_size": len(vocabulary),
-        "predicts": PREDICTS.get(config["objective"]["_target_"], "sequence"),
+        "predicts": PREDICTS.get(config["model"]["_target_"], PREDICTS.get(config["objective"]["_target_"], "sequence")),
     }
 
 

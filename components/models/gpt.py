@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.layers.positions import Learned
+from components.layers.sequence_model import Predicts
 from components.layers.transformer import Block, Kernel, KeysValues
 from components.protocols import ActivationFactory
 
@@ -48,6 +49,7 @@ class GPT(nn.Module):
 
     Args:
         vocabulary_size: tokens V.
+        predicts: `next`: given by the data.
         context: the most tokens that are read at a time.
         channels: size C of a token's vector.
         heads: H, a divisor of C.
@@ -58,13 +60,14 @@ class GPT(nn.Module):
         activation: makes the feed-forward networks' activation.
 
     Raises:
-        ValueError: the channels cannot be shared out evenly among the heads.
+        ValueError: the data ask for something else, or the channels cannot be shared out evenly among the heads.
     """
 
     def __init__(
         self,
         *,
         vocabulary_size: Size,
+        predicts: Predicts = "next",
         context: Size = 1024,
         channels: Size = 768,
         heads: Size = 12,
@@ -75,6 +78,8 @@ class GPT(nn.Module):
         activation: ActivationFactory,
     ) -> None:
         super().__init__()
+        if predicts != "next":
+            raise ValueError(f"these data ask for {predicts!r}, and gpt tells the next token: choose another model")
         self.context = context
         self.embed = nn.Embedding(vocabulary_size, channels)
         self.positions = Learned(places=context, channels=channels)

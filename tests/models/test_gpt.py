@@ -80,6 +80,11 @@ def test_a_text_longer_than_the_context_is_refused():
         gpt()(torch.zeros(1, 7, dtype=torch.int64))
 
 
+def test_what_is_not_a_running_text_is_for_another_model():
+    with pytest.raises(ValueError, match="these data ask for 'sequence', and gpt tells the next token: choose another model"):
+        gpt(predicts="sequence")
+
+
 def test_dropout_only_in_training():
     model, without = gpt(dropout=0.5), gpt()
     assert torch.equal(model.eval()(TOKENS), without(TOKENS))
