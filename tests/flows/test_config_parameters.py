@@ -78,8 +78,8 @@ def test_where_a_data_set_has_to_be_named_there_is_no_leaving_it() -> None:
     assert list(get_args(parameters.DataName)) == names.names("data")
 
 
-def test_left_alone_they_ask_for_the_first_experiment_and_nothing_else() -> None:
-    assert to_overrides() == [f"experiment={names.names('experiment')[0]}"]
+def test_left_alone_they_ask_for_the_readmes_experiment_and_nothing_else() -> None:
+    assert to_overrides() == ["experiment=mlp_mnist"]
     assert to_overrides(experiment="none") == []
 
 
