@@ -1,9 +1,10 @@
 """Trials trained as one program against the ordinary loop one by one, and where a stack's time goes.
 
-Both train the same trials on the same synthetic examples in one process, in turns of about a second: a few trials one after another by
-`components.training.loop.fit`, then all of them by `fit_stacked`, each with journals, curves, diagnostics and validation as in a sweep.
-So whatever else the machine does happens to both. Numbers are microseconds a step and trial, everything included, so their ratio is that
-of trials per minute. The three problems are `mlp_digits`' and `mlp_mnist`'s, with all rules mixed in the first, and a deeper MLP.
+Both train the same trials on the same synthetic examples, in turns of about a second: a few trials one after another by
+`components.training.loop.fit`, then all of them by `fit_stacked`, each with journals, curves, diagnostics and validation as in a sweep; in
+one lane, in one for each core, and in one process for each core, as a sweep's workers do it. So whatever else the machine does happens
+to all. Numbers are microseconds a step and trial, everything included but the start of a process, so their ratio is that of trials per
+minute. The three problems are `mlp_digits`' and `mlp_mnist`'s, with all rules mixed in the first, and a deeper MLP.
 
 The shares of a stack's time are from one more training of each, with a clock around every operation.
 """
@@ -11,12 +12,15 @@ The shares of a stack's time are from one more training of each, with a clock ar
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +62,7 @@ class Setting:
         epochs: of each stacked trial; the others have `epochs_alone`.
         width: most trials in a block.
         threads: of torch for the ordinary loop, as the experiment's `trainer.threads`; 0 is torch's choice.
-        goal: the largest ratio that is good, of stacked in all lanes to one by one.
+        goal: the largest ratio that is good, of stacked with all cores to one by one.
     """
 
     name: str
@@ -170,19 +174,58 @@ def threads(count: int) -> Iterator[None]:
         configure(threads=before, deterministic=False)
 
 
-def in_turns(setting: Setting, turns: int, lanes: Sequence[int]) -> dict[int, tuple[list[float], list[float]]]:
-    """Lanes → seconds a step and trial stacked, and one by one in the same turn. The first turn warms up."""
+class Processes:
+    """Processes that each train a stack of their own, in one lane."""
+
+    def __init__(self, setting: Setting, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._workers = []
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=work, args=(setting, there), daemon=True)
+            process.start()
+            self._workers.append((process, here))
+        self.run()  # imports, and the first steps
+
+    def run(self) -> float:
+        """Seconds a step and trial of all of them together."""
+        for _, pipe in self._workers:
+            pipe.send(True)
+        return 1 / sum(1 / pipe.recv() for _, pipe in self._workers)
+
+    def end(self) -> None:
+        """Let them go."""
+        for process, pipe in self._workers:
+            pipe.send(False)
+            process.join()
+
+
+def work(setting: Setting, pipe: Connection) -> None:
+    """Train a stack as often as one is asked for; says seconds a step and trial."""
     sweep = Sweep(setting)
-    found: dict[int, tuple[list[float], list[float]]] = {count: ([], []) for count in lanes}
-    for turn in range(turns + 1):
-        with threads(setting.threads):
-            alone = sweep.one_by_one()
-        for count in lanes:
-            with threads(1):
-                together = sweep.stacked(count)
-            if turn:
-                found[count][0].append(together)
-                found[count][1].append(alone)
+    while pipe.recv():
+        with threads(1):
+            pipe.send(sweep.stacked(1))
+
+
+def in_turns(setting: Setting, turns: int, cores: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Way → seconds a step and trial stacked, and one by one in the same turn. The first turn warms up."""
+    sweep, processes = Sweep(setting), Processes(setting, cores)
+    ways: dict[str, Callable[[], float]] = {_many(lanes, "lane"): partial(sweep.stacked, lanes) for lanes in sorted({1, cores})}
+    ways[_many(cores, "process")] = processes.run
+    found: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
+    try:
+        for turn in range(turns + 1):
+            with threads(setting.threads):
+                alone = sweep.one_by_one()
+            for way, run in ways.items():
+                with threads(1):
+                    together = run()
+                if turn:
+                    found[way][0].append(together)
+                    found[way][1].append(alone)
+    finally:
+        processes.end()
     return found
 
 
@@ -258,19 +301,18 @@ def shares(setting: Setting) -> list[Row]:
 
 
 def measure(*, turns: int = 7, settings: tuple[Setting, ...] = (DIGITS, MNIST, DEEP)) -> list[Row]:
-    """Rows of the ratios, in one lane and in one for each core; then of the shares."""
+    """Rows of the ratios for every way; then of the shares."""
     cores = torch.get_num_threads()
     rows: list[Row] = []
     for setting in settings:
         for threads_alone in sorted({1, setting.threads or cores}):
-            found = in_turns(replace(setting, threads=threads_alone), turns, sorted({1, cores}))
-            for lanes, (together, alone) in found.items():
-                words = f"{_many(lanes, 'lane')} against {_many(threads_alone, 'thread')}"
-                is_goal = lanes == cores and threads_alone == (setting.threads or cores)
-                goal = setting.goal if is_goal else None
-                rows.append(ratio(f"stacked: {setting.name}, {words}", together, alone, unit="µs/step", scale=1e6, goal=goal))
+            found = in_turns(replace(setting, threads=threads_alone), turns, cores)
+            for way, (together, alone) in found.items():
+                is_goal = way == _many(cores, "process") and threads_alone == (setting.threads or cores)
+                title = f"stacked: {setting.name}, {way} against {_many(threads_alone, 'thread')}"
+                rows.append(ratio(title, together, alone, unit="µs/step", scale=1e6, goal=setting.goal if is_goal else None))
     return rows + list(itertools.chain.from_iterable(shares(setting) for setting in settings))
 
 
 def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count > 1)}"
+    return f"{count} {what}" if count == 1 else f"{count} {what}{'es' if what.endswith('s') else 's'}"

@@ -35,7 +35,7 @@ def fit_stacked(
     *,
     device: torch.device,
     width: int = 0,
-    lanes: int = 0,
+    lanes: int = 1,
     checkpoints: Checkpoints | None = None,
     on_validation: OnValidation = lambda *_: True,
     on_end: Callable[[StackedFit], None] | None = None,
@@ -53,7 +53,8 @@ def fit_stacked(
         trials: any number, of any architectures; when going on, all that have not ended.
         validation: the validation split for all of them; without it the last weights count.
         width: most trials in a block; 0 sets no limit. See `fastest` and `largest_stack`.
-        lanes: blocks at the same time; 0 means as many as torch has threads on the CPU, and 1 elsewhere.
+        lanes: blocks at the same time. Pays for models whose operations are not tiny: where they are, the threads wait for Python's
+            lock, and two processes, each with half of the trials and one lane, are twice as fast.
         checkpoints: where to save the whole stack; None saves nothing.
         on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `joining` is asked
             for new trials until there is no trial left and it has none. After a crash the same may be told again. What is given to
@@ -92,7 +93,7 @@ class _Fit:
         self.validation, self.device, self.checkpoints = validation, device, checkpoints
         self.on_validation, self.on_end, self.joining, self.progress, self.stopping = on_validation, on_end, joining, progress, stopping
         self.threads = torch.get_num_threads()
-        self.width, self.lanes = width, lanes or (self.threads if device.type == "cpu" else 1)
+        self.width, self.lanes = width, lanes
         self.names: list[str] = []
         """All trials, in the order in which they came."""
         self.live: dict[str, Member] = {}

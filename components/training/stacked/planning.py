@@ -90,7 +90,7 @@ def fastest(trials: Sequence[StackedTrial], *, device: torch.device, lanes: int 
     Args:
         trials: trials that share a program (see `group`); otherwise they are timed one by one only.
         device: where they are to be trained.
-        lanes: as for `fit_stacked`.
+        lanes: most lanes; 0 means as many as torch has threads on the CPU, and 1 elsewhere.
         most: trials that fit into memory (see `largest_stack`); 0 sets no limit.
     """
     reason = can_stack(trials[0])
@@ -102,13 +102,12 @@ def fastest(trials: Sequence[StackedTrial], *, device: torch.device, lanes: int 
     if count < 2:
         return Choice(ALONE, 0, 0, {}, "there is only one" if len(trials) < 2 else "only one fits into memory")
     lanes = min(count, lanes or (torch.get_num_threads() if device.type == "cpu" else 1))
-    widest = -(-count // lanes)
     one_by_one = _Alone(trials, device)
-    timed: dict[tuple[int, int], _Stacked] = {(widest, lanes): _Stacked(trials, widest, lanes, device)}
+    timed = {way: _Stacked(trials, *way, device) for way in dict.fromkeys([(count, 1), (-(-count // lanes), lanes)])}
     seconds = _in_turns({ALONE: one_by_one, **_in_words(timed)}, rounds=2)
-    if seconds[_words(widest, lanes)] * CLEAR > seconds[ALONE]:
+    if min(seconds[_words(*way)] for way in timed) * CLEAR > seconds[ALONE]:
         # Where it is close the models are not tiny, and what is timed here is little beside their training.
-        others = {(width, lanes) for width in (1, 2, 4, 8, 16, 32) if width < widest} | {(count, 1)}
+        others = {(width, lanes) for width in (1, 2, 4, 8, 16, 32) if width < -(-count // lanes)}
         timed |= {way: _Stacked(trials, *way, device) for way in sorted(others)}
         seconds = _in_turns({ALONE: one_by_one, **_in_words(timed)}, rounds=3)
     width, lanes = min(timed, key=lambda way: seconds[_words(*way)])

@@ -145,6 +145,8 @@ class _Replay:
         if self._asked:
             raise _AsksOtherwiseError
         self._asked = True
+        if isinstance(self._outputs, Tensor):
+            return self._outputs[self._row]
         return tree_map(lambda item: item[self._row] if isinstance(item, Tensor) else item, self._outputs)
 
 
