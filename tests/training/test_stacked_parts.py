@@ -239,6 +239,7 @@ def test_the_quickest_way_is_chosen(monkeypatch):
         def __call__(self):
             return self.seconds
 
+    monkeypatch.setattr(planning, "SLOW", 1000)
     monkeypatch.setattr(planning, "_Alone", lambda trials, device: Pretended(trials))
     monkeypatch.setattr(planning, "_Stacked", Pretended)
     trials = [trial(seed) for seed in range(12)]
@@ -247,6 +248,9 @@ def test_the_quickest_way_is_chosen(monkeypatch):
     assert found.seconds == {"one by one": 100, **{f"stacked {w} at a time": 60 + 10 * w for w in (1, 2, 4, 8, 12)}}
     few = fastest(trials, device=CPU, lanes=2, most=4)
     assert (few.width, few.lanes, few.seconds["stacked 2 at a time in 2 lanes"], few.seconds["stacked 4 at a time"]) == (1, 2, 40, 100)
+    monkeypatch.setattr(planning, "SLOW", 99)  # then only the widest and the narrowest are timed
+    assert list(fastest(trials, device=CPU, lanes=1).seconds) == ["one by one", "stacked 12 at a time", "stacked 1 at a time"]
+    monkeypatch.setattr(planning, "SLOW", 1000)
     monkeypatch.setattr(planning, "WORTH", 0.3)
     assert fastest(trials, device=CPU, lanes=1) == Choice(
         "one by one", 0, 0, found.seconds, "stacked 1 at a time takes 70000000 µs a step and trial, one by one 100000000 µs"

@@ -28,6 +28,8 @@ WORTH = 0.95
 """Stacking is chosen where a step takes at most this part of the time alone."""
 CLEAR = 3
 """Stacking as widely as possible is looked into no further where it is this many times quicker."""
+SLOW = 0.01
+"""Seconds a step from which an operation fills a core whatever the width: only the widest and the narrowest stack are timed."""
 TURN_SECONDS = 0.02
 """About how long one way is timed in a turn."""
 
@@ -107,7 +109,8 @@ def fastest(trials: Sequence[StackedTrial], *, device: torch.device, lanes: int 
     seconds = _in_turns({ALONE: one_by_one, **_in_words(timed)}, rounds=2)
     if min(seconds[_words(*way)] for way in timed) * CLEAR > seconds[ALONE]:
         # Where it is close the models are not tiny, and what is timed here is little beside their training.
-        others = {(width, lanes) for width in (1, 2, 4, 8, 16, 32) if width < -(-count // lanes)}
+        narrower = (1, 2, 4, 8, 16, 32) if seconds[ALONE] < SLOW else (1,)
+        others = {(width, lanes) for width in narrower if width < -(-count // lanes)}
         timed |= {way: _Stacked(trials, *way, device) for way in sorted(others)}
         seconds = _in_turns({ALONE: one_by_one, **_in_words(timed)}, rounds=3)
     width, lanes = min(timed, key=lambda way: seconds[_words(*way)])
@@ -161,12 +164,12 @@ class _Alone:
 
     def __init__(self, trials: Sequence[StackedTrial], device: torch.device) -> None:
         self.trials, self.device = _spread(trials, min(4, len(trials))), device
-        self.steps = 8
+        self.steps = 3
 
     def __call__(self) -> float:
         taken = sum(self._time(trial) for trial in self.trials)
         each = taken / len(self.trials) / self.steps
-        self.steps = max(4, min(200, round(TURN_SECONDS / each / len(self.trials))))
+        self.steps = max(2, min(200, round(TURN_SECONDS / each / len(self.trials))))
         return each
 
     def _time(self, trial: StackedTrial) -> float:
@@ -203,14 +206,14 @@ class _Stacked:
             Block(architecture, [Member.of(trial, device) for trial in chosen[lane::lanes]], None, device=device, tell=lambda *_: None)
             for lane in range(lanes)
         ]
-        self.steps = 4
-        self._run(2)  # binds the program
+        self.steps = 3
+        self._run(1)  # binds the program
 
     def __call__(self) -> float:
         began = time.perf_counter()
         self._run(self.steps)
         each = (time.perf_counter() - began) / self.steps / self.count
-        self.steps = max(4, min(200, round(TURN_SECONDS / each / self.count)))
+        self.steps = max(2, min(200, round(TURN_SECONDS / each / self.count)))
         return each
 
     def _run(self, steps: int) -> None:
