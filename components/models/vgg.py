@@ -16,10 +16,8 @@ from typing import Annotated
 from annotated_types import Ge, Len, Lt
 from torch import Tensor, nn
 
+from components.layers.convolutions import vgg_features
 from components.protocols import ActivationFactory
-
-VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""The 13 convolutions of the paper's configuration D; with the head's three linear layers, 16 layers with weights."""
 
 Width = Annotated[int, Ge(1)]
 
@@ -69,21 +67,11 @@ class VGG(nn.Module):
                 f"the shorter side must be {2 ** len(stages)} or more"
             )
 
-        features: list[nn.Module] = []
-        for stage in stages:
-            for width in stage:
-                features.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
-                if batch_norm:
-                    features.append(nn.BatchNorm2d(width))
-                features.append(activation())
-                channels = width
-            features.append(nn.MaxPool2d(kernel_size=2, stride=2))
-        self.features = nn.Sequential(*features)
-
+        self.features = vgg_features(channels, stages, activation=activation, batch_norm=batch_norm)
         self.pool = nn.AdaptiveAvgPool2d(pool_to)
 
         classifier: list[nn.Module] = []
-        before = channels * pool_to**2
+        before = stages[-1][-1] * pool_to**2
         for width in head:
             # The dropout stays where its probability is 0, so that names do not depend on it.
             classifier += [nn.Linear(before, width), activation(), nn.Dropout(dropout)]

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from components.initializers import HeNormal
-from components.models.vgg import VGG, VGG16
+from components.layers.convolutions import VGG16
+from components.models.vgg import VGG
 
 TORCHVISIONS = {"input_shape": [3, 224, 224], "classes": 1000, "head": [4096, 4096], "pool_to": 7, "dropout": 0.5, "activation": nn.ReLU}
 
