@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from components.data.ragged import Ragged
-from components.data.tokens import PAD, UNKNOWN, TokenSettings, Vocabulary
+from components.data.tokens import PAD, TokenSettings, Vocabulary
 from components.data.written import given_text
 from components.errors import DataError
-from components.protocols import Batch, Split
+from components.protocols import Batch, Fetch, Split
 
 FILE = "text.safetensors"
 
@@ -26,8 +26,8 @@ FILE = "text.safetensors"
 class LabelledTextSplit:
     """Texts with one class each."""
 
-    def __init__(self, tokens: Ragged, texts: Ragged, targets: Tensor, baseline: Tensor) -> None:
-        self.tokens, self.texts, self.targets, self.baseline = tokens, texts, targets, baseline
+    def __init__(self, tokens: Ragged, texts: Ragged, targets: Tensor, baseline: Tensor, pad: int = PAD) -> None:
+        self.tokens, self.texts, self.targets, self.baseline, self.pad = tokens, texts, targets, baseline, pad
         self._lengths = tokens.lengths
 
     @property
@@ -40,7 +40,7 @@ class LabelledTextSplit:
 
     def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:  # noqa: ARG002 — texts are not augmented
         """`inputs` (B, T) int64, `lengths` (B,), `targets` (B,), `baseline` (B,) the baseline's answer, `index` (B,)."""
-        inputs, lengths = self.tokens.padded(index, pad=PAD)
+        inputs, lengths = self.tokens.padded(index, pad=self.pad)
         return {"inputs": inputs, "lengths": lengths, "targets": self.targets[index], "baseline": self.baseline[index], "index": index}
 
     def text(self, place: int) -> str:
@@ -54,12 +54,14 @@ class LabelledText:
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits of a prepared folder."""
         tensors = load_file(folder / FILE)
+        pad = Vocabulary.load(card["facts"]["vocabulary"]).pad
         return {
             name: LabelledTextSplit(
                 Ragged.load(tensors, f"{name}.tokens"),
                 Ragged.load(tensors, f"{name}.texts"),
                 tensors[f"{name}.targets"],
                 tensors[f"{name}.baseline"],
+                pad,
             )
             for name in card["counts"]
         }
@@ -75,9 +77,11 @@ def one_text(given: str, facts: Mapping[str, Any]) -> Batch:
     Raises:
         DataError: it is empty, cannot be read, or has no token.
     """
-    ids = Vocabulary.load(facts["vocabulary"]).encode(given_text(given))
+    vocabulary = Vocabulary.load(facts["vocabulary"])
+    ids = vocabulary.encode(given_text(given))
     if not ids:
         raise DataError("there is no text: nothing in it is a token")
+    ids = vocabulary.framed(ids)
     return {
         "inputs": torch.tensor([ids], dtype=torch.int64),
         "lengths": torch.tensor([len(ids)]),
@@ -86,7 +90,14 @@ def one_text(given: str, facts: Mapping[str, Any]) -> Batch:
 
 
 def write_labelled(
-    into: Path, *, texts: Sequence[str], targets: Tensor, rows: Mapping[str, Tensor], class_names: Sequence[str], settings: TokenSettings
+    into: Path,
+    *,
+    texts: Sequence[str],
+    targets: Tensor,
+    rows: Mapping[str, Tensor],
+    class_names: Sequence[str],
+    settings: TokenSettings,
+    fetch: Fetch,
 ) -> dict[str, Any]:
     """Write a prepared folder's file; returns the part of the data card that follows from it.
 
@@ -97,15 +108,16 @@ def write_labelled(
         rows: each split's rows; `train` decides vocabulary and baseline.
         class_names: name of class 0, 1 …
         settings: how the vocabulary is made.
+        fetch: brings a pretrained one.
     """
     parts = {name: [texts[row] for row in of.tolist()] for name, of in rows.items()}
-    vocabulary = settings.train(parts["train"])
+    vocabulary = settings.vocabulary(parts["train"], fetch)
     baseline = tf_idf_answers(parts, targets[rows["train"]])
     tensors: dict[str, Tensor] = {}
     counts: dict[str, Any] = {}
     for name, of in rows.items():
         encoded = vocabulary.encode_all(parts[name])
-        cut = [ids[: settings.longest] or [UNKNOWN] for ids in encoded]
+        cut = [vocabulary.framed(ids or [vocabulary.unknown], settings.longest) for ids in encoded]
         tokens, own = Ragged.of(cut), targets[of]
         tensors |= tokens.tensors(f"{name}.tokens") | Ragged.of_texts(parts[name]).tensors(f"{name}.texts")
         tensors |= {f"{name}.targets": own, f"{name}.baseline": baseline[name]}
@@ -113,8 +125,8 @@ def write_labelled(
         counts[name] = {
             "examples": len(of),
             "classes": dict(zip(class_names, per_class, strict=True)),
-            **counted(tokens.values),
-            "cut": sum(len(ids) > settings.longest for ids in encoded),
+            **counted(tokens.values, vocabulary),
+            "cut": sum(len(vocabulary.framed(ids)) > settings.longest for ids in encoded),
             "baseline_accuracy": round((baseline[name] == own).double().mean().item(), 4),
         }
     save_file(tensors, into / FILE)
@@ -131,9 +143,9 @@ def write_labelled(
     }
 
 
-def counted(tokens: Tensor) -> dict[str, int]:
+def counted(tokens: Tensor, vocabulary: Vocabulary) -> dict[str, int]:
     """How many tokens there are, and how many of them the vocabulary does not know."""
-    return {"tokens": tokens.numel(), "unknown": int((tokens == UNKNOWN).sum())}
+    return {"tokens": tokens.numel(), "unknown": int((tokens == vocabulary.unknown).sum())}
 
 
 def tf_idf_answers(parts: Mapping[str, Sequence[str]], targets: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 They are in the source distribution of vaderSentiment, which is fetched by its hash and read as an archive: never built, never imported.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -51,7 +51,7 @@ class MovieReviews(LabelledText, TokenSettings):
 
     def recipe(self) -> dict[str, Any]:
         """The source's hash and every setting."""
-        return {"name": self.name, "format": 1, "sources": [ARCHIVE.sha256], **asdict(self)}
+        return {"name": self.name, "format": 1, "sources": [ARCHIVE.sha256], **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card."""
@@ -73,5 +73,6 @@ class MovieReviews(LabelledText, TokenSettings):
                 rows=rows,
                 class_names=["negative", "positive"],
                 settings=self,
+                fetch=fetch,
             ),
         }

@@ -9,7 +9,7 @@ Shapes: B batch, S the longest source, T the longest target with its end mark.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -20,7 +20,7 @@ from components.data.labelled_text import counted, one_text
 from components.data.ragged import Ragged
 from components.data.splits import stratified
 from components.data.tokens import END, PAD, START, UNKNOWN, TokenSettings, Vocabulary
-from components.errors import DataError
+from components.errors import DataError, RequestError
 from components.protocols import Batch, Split
 
 FILE = "pairs.safetensors"
@@ -80,6 +80,8 @@ class ParallelText(TokenSettings):
 
     split_seed: Annotated[int, Ge(0)] = 0
 
+    name: ClassVar[str]
+
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits of a prepared folder."""
         tensors = load_file(folder / FILE)
@@ -104,6 +106,8 @@ class ParallelText(TokenSettings):
 
     def write(self, into: Path, parts: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
         """Write the prepared file; returns the part of the data card that follows from it. Too long training pairs are left out."""
+        if self.is_pretrained:
+            raise RequestError(f"data.tokens: {self.name} trains a vocabulary for each side (character, word, bpe or wordpiece)")
         vocabularies = [self.train([pair[side] for pair in parts["train"]]) for side in (0, 1)]
         tensors: dict[str, Tensor] = {}
         counts: dict[str, Any] = {}
@@ -117,8 +121,8 @@ class ParallelText(TokenSettings):
                 tensors |= Ragged.of_texts([given[row][side] for row in kept]).tensors(f"{name}.{part}")
             counts[name] = {
                 "examples": len(kept),
-                "source": counted(sources.values),
-                "target": counted(targets.values),
+                "source": counted(sources.values, vocabularies[0]),
+                "target": counted(targets.values, vocabularies[1]),
                 "too_long": sum(long),
             }
         save_file(tensors, into / FILE)

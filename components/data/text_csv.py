@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -53,10 +53,10 @@ class TextCsv(LabelledText, TokenSettings):
 
     def recipe(self) -> dict[str, Any]:
         """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in asdict(self).items() if key != "path"}
+        settings = {key: value for key, value in self.settings().items() if key != "path"}
         return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
-    def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
+    def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card.
 
         Raises:
@@ -81,7 +81,9 @@ class TextCsv(LabelledText, TokenSettings):
             "source": Path(self.path).name,
             "licence": "the user's own",
             "left_out": len(rows) - len(used),
-            **write_labelled(into, texts=[text for text, _ in used], targets=targets, rows=split, class_names=names, settings=self),
+            **write_labelled(
+                into, texts=[text for text, _ in used], targets=targets, rows=split, class_names=names, settings=self, fetch=fetch
+            ),
         }
 
     def _rows(self, path: Path) -> Iterator[tuple[str, str]]:

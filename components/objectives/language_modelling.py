@@ -101,7 +101,7 @@ class LanguageModelling:
                 top_p=self.top_p,
                 generator=generator,
             )
-        unknown = unknown_tokens(batch)
+        unknown = unknown_tokens(batch, self.vocabulary)
         return {"text": vocabulary.decode(drawn)} | ({"unknown": unknown} if unknown else {})
 
     def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.data.tokens import UNKNOWN, Vocabulary
+from components.data.tokens import Vocabulary
 from components.objectives.classification import Classification
 from components.protocols import Batch, Model, Outcomes, Split
 
@@ -57,7 +57,7 @@ class SequenceClassification(Classification):
     def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
         """As classification's; `unknown` counts the tokens that the vocabulary does not have, where there are any."""
         found = super().answer(model, batch)
-        unknown = unknown_tokens(batch)
+        unknown = unknown_tokens(batch, self.vocabulary)
         return found | {"unknown": unknown} if unknown else found
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
@@ -107,6 +107,6 @@ def influence(model: nn.Module, batch: Batch, classes: Tensor) -> Tensor:
     return moved
 
 
-def unknown_tokens(batch: Batch) -> int:
-    """How many of a batch's tokens are unknown."""
-    return int((batch["inputs"] == UNKNOWN).sum())
+def unknown_tokens(batch: Batch, vocabulary: str | None) -> int:
+    """How many of a batch's tokens are unknown to the vocabulary, if there is one."""
+    return 0 if vocabulary is None else int((batch["inputs"] == Vocabulary.load(vocabulary).unknown).sum())

@@ -108,7 +108,7 @@ class Translation:
     def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
         """`text`: the translation; `unknown` counts the source tokens that the vocabulary does not have, where there are any."""
         ids = self.write(model, batch)[0].tolist()
-        unknown = unknown_tokens(batch)
+        unknown = unknown_tokens(batch, self.vocabulary)
         cut = {} if END in ids else {"cut": self.limit}
         return {"text": Vocabulary.load(self.target_vocabulary).decode(ids)} | ({"unknown": unknown} if unknown else {}) | cut
 

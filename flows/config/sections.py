@@ -150,7 +150,8 @@ def check(value: Any, annotation: Any, key: str) -> Any:
     choices = options(annotation)
     if choices and isinstance(value, str):
         texts = [str(choice) for choice in choices]
-        raise ConfigError(f"{quote(key)}: {shown(value)} is not one of {', '.join(texts)}{closest(value[:60], texts)}")
+        others = [allowed(member) for member in get_args(unwrap(annotation)[0]) if unwrap(member)[0] is str]
+        raise ConfigError(f"{quote(key)}: {shown(value)} is not one of {', '.join(texts + others)}{closest(value[:60], texts)}")
     verdict = "out of range" if all(problem["type"] in _OUT_OF_RANGE for problem in problems) else "not allowed"
     raise ConfigError(f"{quote(key)}: {shown(value)} is {verdict} (allowed: {allowed(annotation)})")
 

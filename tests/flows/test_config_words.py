@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pytest
-from annotated_types import Ge, Gt, Interval, Le, Len
+from annotated_types import Ge, Gt, Interval, Le, Len, doc
 
 from flows.config.words import allowed, one_line, options, shown
 
@@ -25,6 +25,7 @@ from flows.config.words import allowed, one_line, options, shown
         (Mapping[str, int], "a mapping"),
         (Callable[[], int], "a factory (_partial_: true)"),
         (Any, "any plain value"),
+        (Annotated[str, doc("a path")], "a path"),
     ],
 )
 def test_types_in_words(annotation: Any, words: str) -> None:
@@ -41,4 +42,5 @@ def test_values_in_words() -> None:
 def test_options_are_found_behind_null_and_annotated() -> None:
     assert options(Literal["a", "b"] | None) == ("a", "b")
     assert options(Annotated[Literal[1, 2], "mark"]) == (1, 2)
+    assert options(Literal["a", "b"] | Annotated[str, "mark"]) == ("a", "b")
     assert options(int) == ()
