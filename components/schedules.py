@@ -107,6 +107,25 @@ class WarmupLinear:
         return _rise(step, first) if step < first else 1 - (1 - self.minimum) * _progress(step, first, total)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot:
+    """Warm-up, then falls with the square root of the step (Vaswani et al. 2017, equation 3).
+
+    The paper's learning rate is C^-½ · min(s^-½, s · w^-1½) at step s = 1, 2 …, with w steps of warm-up: at its highest, where s = w, it
+    is (C·w)^-½. That is what the optimizer's learning rate stands for here, and the factor is 1 there.
+
+    Args:
+        warmup: the part of the training that is warm-up.
+    """
+
+    warmup: Fraction = 0.1
+
+    def factor(self, step: int, total: int) -> float:
+        """s/w up to s = w, then √(w/s), with s = step + 1; without warm-up 1/√s."""
+        first = max(_warmup_steps(self.warmup, total), 1)
+        return min((step + 1) / first, math.sqrt(first / (step + 1)))
+
+
 def _warmup_steps(warmup: float, total: int) -> int:
     return round(warmup * total)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.schedules import Constant, Cosine, Step, WarmupConstant, WarmupCosine, WarmupLinear
+from components.schedules import Constant, Cosine, InverseSquareRoot, Step, WarmupConstant, WarmupCosine, WarmupLinear
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,8 @@ from components.schedules import Constant, Cosine, Step, WarmupConstant, WarmupC
         (WarmupConstant(warmup=0), 8, {0: 1, 7: 1}),
         (WarmupLinear(warmup=0.2, minimum=0.1), 10, {0: 0.5, 1: 1, 2: 1, 6: 0.55, 10: 0.1, 11: 0.1}),
         (WarmupCosine(warmup=0.25), 16, {0: 0.25, 3: 1, 4: 1, 8: 0.75, 10: 0.5, 16: 0}),
+        (InverseSquareRoot(warmup=0.04), 100, {0: 0.25, 1: 0.5, 3: 1, 8: 2 / 3, 15: 0.5, 99: 0.2, 399: 0.1}),
+        (InverseSquareRoot(warmup=0), 9, {0: 1, 3: 0.5, 8: 1 / 3}),
         (WarmupCosine(warmup=0.01), 10, {0: 1, 5: 0.5}),  # less than half a step of warm-up is none
     ],
 )
@@ -41,11 +43,19 @@ def test_cosine_is_torchs():
         reference.step()
 
 
+def test_the_papers_rule_for_the_learning_rate():
+    """C^-½ · min(s^-½, s · w^-1½), 4,000 of 100,000 steps of warm-up: the optimizer's learning rate is (C·w)^-½."""
+    for step in (1, 100, 4000, 50_000, 100_000):
+        paper = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        assert (512 * 4000) ** -0.5 * InverseSquareRoot(warmup=0.04).factor(step - 1, 100_000) == pytest.approx(paper)
+
+
 schedules = st.one_of(
     st.builds(Constant),
     st.builds(Step, milestones=st.lists(st.floats(0.01, 0.99), max_size=4), drop=st.floats(0.01, 1)),
     st.builds(Cosine, minimum=st.floats(0, 1)),
     st.builds(WarmupConstant, warmup=st.floats(0, 0.99)),
+    st.builds(InverseSquareRoot, warmup=st.floats(0, 0.99)),
     st.builds(WarmupCosine, warmup=st.floats(0, 0.99), minimum=st.floats(0, 1)),
     st.builds(WarmupLinear, warmup=st.floats(0, 0.99), minimum=st.floats(0, 1)),
 )

@@ -1,7 +1,7 @@
 """Pairs of texts: something to translate, and its translation by a person (or by a rule that is known).
 
 `pairs.safetensors` holds for each split the source's and the target's tokens and, to compare with what was really written, their texts.
-Source and target have a vocabulary each, trained on the training split.
+Source and target have a vocabulary each, or one together, trained on the training split.
 
 Shapes: B batch, S the longest source, T the longest target with its end mark.
 """
@@ -75,9 +75,11 @@ class ParallelText(TokenSettings):
     """What every data set of pairs shares; its token settings are those of both vocabularies.
 
     Attributes:
+        shared_vocabulary: one vocabulary for both sides, trained on both, as one table of vectors for both needs.
         split_seed: which pairs are in which split, where the source does not say.
     """
 
+    shared_vocabulary: bool = False
     split_seed: Annotated[int, Ge(0)] = 0
 
     name: ClassVar[str]
@@ -108,7 +110,10 @@ class ParallelText(TokenSettings):
         """Write the prepared file; returns the part of the data card that follows from it. Too long training pairs are left out."""
         if self.is_pretrained:
             raise RequestError(f"data.tokens: {self.name} trains a vocabulary for each side (character, word, bpe or wordpiece)")
-        vocabularies = [self.train([pair[side] for pair in parts["train"]]) for side in (0, 1)]
+        if self.shared_vocabulary:
+            vocabularies = [self.train([text for pair in parts["train"] for text in pair])] * 2
+        else:
+            vocabularies = [self.train([pair[side] for pair in parts["train"]]) for side in (0, 1)]
         tensors: dict[str, Tensor] = {}
         counts: dict[str, Any] = {}
         for name, given in parts.items():

@@ -177,7 +177,8 @@ class Block(nn.Module):
         norm: `pre` or `post`.
         causal: whether a place reads only itself and what came before.
         crosses: whether the block also reads an encoder's states.
-        dropout: probability of dropping a weight of attention, or a channel of a step, in training.
+        dropout: probability of dropping a channel of a step, in training.
+        attention_dropout: probability of dropping a weight of attention, in training; None: `dropout`.
         epsilon: what the layer norms add to the variance.
         kernel: `fused` or `explicit` attention.
         activation: makes φ.
@@ -193,16 +194,18 @@ class Block(nn.Module):
         causal: bool,
         crosses: bool = False,
         dropout: Probability = 0.0,
+        attention_dropout: Probability | None = None,
         epsilon: Annotated[float, Gt(0)] = 1e-5,
         kernel: Kernel = "fused",
         activation: ActivationFactory,
     ) -> None:
         super().__init__()
+        drop = dropout if attention_dropout is None else attention_dropout
         self.norm, self.causal = norm, causal
         self.attention_norm = nn.LayerNorm(channels, eps=epsilon)
-        self.attention = MultiHeadAttention(channels=channels, heads=heads, dropout=dropout, kernel=kernel)
+        self.attention = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel)
         self.cross_norm = nn.LayerNorm(channels, eps=epsilon) if crosses else None
-        self.cross = MultiHeadAttention(channels=channels, heads=heads, dropout=dropout, kernel=kernel) if crosses else None
+        self.cross = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel) if crosses else None
         self.feed_forward_norm = nn.LayerNorm(channels, eps=epsilon)
         self.feed_forward = FeedForward(channels=channels, hidden=hidden, activation=activation)
         self.drop = nn.Dropout(dropout)

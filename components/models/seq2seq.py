@@ -122,26 +122,32 @@ class Seq2Seq(nn.Module):
         return torch.cat(steps, dim=1)
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Encoded, State]:
-        """Source (B, S), lengths (B,) → what the decoder knows, and the state it begins with, (L, B, H) each."""
+        """Source (B, S), lengths (B,) → what the decoder knows, and the state it begins with, (B, L, H) each."""
         states, last = self.encoder(self.drop(self.source_embed(inputs)), lengths)
         state = tuple(self._joined(part) for part in last)
         mask = torch.arange(inputs.shape[1], device=inputs.device) < lengths.to(inputs.device).unsqueeze(1)
-        return Encoded(states, mask, state[0][-1]), state
+        return Encoded(states, mask, state[0][-1]), tuple(part.transpose(0, 1) for part in state)
 
     def decode(self, tokens: Tensor, state: State, encoded: Encoded) -> tuple[Tensor, State, Tensor | None]:
         """Tokens (B, T) → logits (B, T, V) of what follows each, the state after the last, and weights (B, T, S) of attention."""
-        hidden, state = self.decoder(self.drop(self.target_embed(tokens)), None, state)
+        begin = tuple(part.transpose(0, 1).contiguous() for part in state)
+        hidden, end = self.decoder(self.drop(self.target_embed(tokens)), None, begin)
         if self.attention is None:
             context, weights = encoded.last.unsqueeze(1).expand_as(hidden), None
         else:
             context, weights = self.attention(hidden, encoded.states, encoded.mask)
         joined = self.activation(self.combine(torch.cat([context, hidden], dim=-1)))  # (B, T, 2H) → (B, T, H)
-        return self.output(self.drop(joined)), state, weights
+        return self.output(self.drop(joined)), tuple(part.transpose(0, 1) for part in end), weights
 
     def step(self, tokens: Tensor, state: State, encoded: Encoded) -> tuple[Tensor, State]:
         """One step for `components.decoding`: tokens (B,), state (B, L, H) each → logits (B, V), state."""
-        logits, after, _ = self.decode(tokens.unsqueeze(1), tuple(part.transpose(0, 1).contiguous() for part in state), encoded)
-        return logits[:, 0], tuple(part.transpose(0, 1) for part in after)
+        logits, after, _ = self.decode(tokens.unsqueeze(1), state, encoded)
+        return logits[:, 0], after
+
+    def looks(self, tokens: Tensor, state: State, encoded: Encoded) -> Tensor | None:
+        """Tokens (B, T) → weights (B, 1, 1, T, S) that each looked at the source with: one layer, one head; None without attention."""
+        _, _, weights = self.decode(tokens, state, encoded)
+        return None if weights is None else weights[:, None, None]
 
     def _joined(self, state: Tensor) -> Tensor:
         """(L·R, B, H/R) → (L, B, H): both directions' last states side by side."""

@@ -96,12 +96,11 @@ class Translation:
         size = len(batch["inputs"])
         with torch.no_grad():
             encoded, state = model.encode(batch["inputs"], batch["lengths"])
-            begin = tuple(part.transpose(0, 1) for part in state)  # (B, L, H)
             marks = {"batch": size, "start": START, "end": END, "limit": self.limit}
             if self.beams == 1:
-                return greedy(lambda tokens, now: model.step(tokens, now, encoded), begin, **marks)
+                return greedy(lambda tokens, now: model.step(tokens, now, encoded), state, **marks)
             wide = encoded.repeated(self.beams)
-            begin = tuple(part.repeat_interleave(self.beams, dim=0) for part in begin)
+            begin = tuple(part.repeat_interleave(self.beams, dim=0) for part in state)
             step = lambda tokens, now: model.step(tokens, now, wide)  # noqa: E731 — a closure over what never changes
             return beam_search(step, begin, beams=self.beams, length_penalty=self.length_penalty, **marks)[0]
 
@@ -141,8 +140,6 @@ class Translation:
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """Pictures that need the model: `alignment`, where it looked while it wrote."""
-        if getattr(model, "attention", None) is None:
-            return {}
         from components.figures.translation import alignment
 
         sources, targets = Vocabulary.load(self.vocabulary), Vocabulary.load(self.target_vocabulary)
@@ -153,20 +150,24 @@ class Translation:
         for number, place in enumerate(fitting[sizes[fitting].argsort(descending=True, stable=True)][:SHOWN_PAIRS].tolist(), start=1):
             batch = split.batch(torch.tensor([place]))
             written, weights = self.looked(model, batch)
+            if weights is None:
+                return {}
             names = sources.tokens(batch["inputs"][0].tolist()), targets.tokens(written.tolist())
-            figures[f"alignment-{number}"] = alignment(*names, weights)
+            figures[f"alignment-{number}"] = alignment(*names, weights.mean((0, 1)))
         return figures
 
-    def looked(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of a batch of one: what the model writes (T,), end mark included, and the weights (T, S) it looked at the source with."""
+    def looked(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Of a batch of one: what the model writes (T,), end mark included, and the weights (N, H, T, S) that each head of each layer
+        looked at the source with; None where nothing looks.
+        """
         written = self.write(model, batch)
         if END in written[0]:
             written = written[:, : written[0].tolist().index(END) + 1]
         with torch.no_grad():
             encoded, state = model.encode(batch["inputs"], batch["lengths"])
             given = torch.cat([torch.full((1, 1), START), written[:, :-1]], dim=1)
-            _, _, weights = model.decode(given, state, encoded)
-        return written[0], weights[0]
+            weights = model.looks(given, state, encoded)
+        return written[0], None if weights is None else weights[0]
 
 
 def _in_order(first: Outcomes, outcomes: Outcomes) -> Tensor:

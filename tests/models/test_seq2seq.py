@@ -32,7 +32,6 @@ def test_step_by_step_is_the_same_as_at_once(cell: str, attention: str):
     at_once = model(SOURCE, LENGTHS, GIVEN)
     assert at_once.shape == (2, 3, 8)
     encoded, state = model.encode(SOURCE, LENGTHS)
-    state = tuple(part.transpose(0, 1) for part in state)
     for place in range(3):
         logits, state = model.step(GIVEN[:, place], state, encoded)
         assert torch.allclose(logits, at_once[:, place], atol=1e-6)
@@ -55,8 +54,8 @@ def test_attention_is_a_mean_of_the_encoders_states():
     assert weights.shape == (2, 3, 4)
     assert torch.allclose(weights.sum(-1), torch.ones(2, 3))
     assert torch.equal(weights[1, :, 2:], torch.zeros(3, 2))
-    _, _, nothing = seq2seq(attention="none").decode(GIVEN, state, encoded)
-    assert nothing is None
+    assert torch.equal(model.looks(GIVEN, state, encoded), weights.view(2, 1, 1, 3, 4))
+    assert seq2seq(attention="none").looks(GIVEN, state, encoded) is None
 
 
 def test_the_encoders_directions_share_the_units():

@@ -108,8 +108,8 @@ def test_where_it_looked(learnt: Seq2Seq):
     batch = split().batch(torch.tensor([2]))
     written, weights = objective().looked(learnt, batch)
     assert written.tolist() == [*TARGET.encode("two three one"), END]
-    assert weights.shape == (4, 3)
-    assert torch.allclose(weights.sum(-1), torch.ones(4))
+    assert weights.shape == (1, 1, 4, 3)  # layers, heads, written, read
+    assert torch.allclose(weights.sum(-1), torch.ones(1, 1, 4))
     assert START not in written
 
 
