@@ -115,7 +115,7 @@ def write_images(
         fit: how a picture of other proportions is to be brought to size (see `pictures`); here it is only noted.
     """
     save_file({"pixels": pixels, "targets": targets, **rows}, into / FILE)
-    mean, std = _moments(pixels, rows["train"])
+    mean, std = moments(pixels, rows["train"])
     classes = len(class_names)
     counts = {name: torch.bincount(targets[of], minlength=classes).tolist() for name, of in rows.items()}
     return {
@@ -131,7 +131,7 @@ def write_images(
     }
 
 
-def _moments(pixels: Tensor, rows: Tensor) -> tuple[list[float], list[float]]:
+def moments(pixels: Tensor, rows: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over `rows`, with 255 as 1; from counts of values, so exact in any order.
 
     A channel that is the same everywhere gets the deviation 1, so that it becomes 0 everywhere.

@@ -72,19 +72,24 @@ class Digits(ImageData):
         """The content's hash and every setting."""
         return {"name": self.name, "format": 1, "sources": [self.content], **asdict(self)}
 
+    @classmethod
+    def images(cls) -> tuple[torch.Tensor, torch.Tensor]:
+        """All digits (N, 8, 8) uint8 0..255 and their classes (N,) int64; DataError where scikit-learn's are not the ones expected."""
+        from sklearn.datasets import load_digits
+
+        images, targets = load_digits().images, load_digits().target
+        if hashlib.sha256(images.astype(np.uint8).tobytes() + targets.astype(np.uint8).tobytes()).hexdigest() != cls.content:
+            raise DataError("scikit-learn's digits are not the ones this data set is made of (their SHA-256 differs)")
+        return torch.from_numpy(images / 16 * 255).round().to(torch.uint8), torch.from_numpy(targets).to(torch.int64)
+
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — it is part of an installed library
         """Write the prepared file; the data card.
 
         Raises:
             DataError: scikit-learn's digits are not the ones expected.
         """
-        from sklearn.datasets import load_digits
-
-        images, targets = load_digits().images, load_digits().target
-        if hashlib.sha256(images.astype(np.uint8).tobytes() + targets.astype(np.uint8).tobytes()).hexdigest() != self.content:
-            raise DataError("scikit-learn's digits are not the ones this data set is made of (their SHA-256 differs)")
-        pixels = torch.from_numpy(images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
-        labels = torch.from_numpy(targets).to(torch.int64)
+        pixels, labels = self.images()
+        pixels = pixels.unsqueeze(1)
         rows = stratified(labels, {"validation": self.validation, "test": self.test}, seed=self.split_seed)
         return {
             "source": "sklearn.datasets.load_digits, in the installed scikit-learn",
