@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from components.data.image_split import moments
-from components.data.pictures import normalised, read_inputs
+from components.data.pictures import normalised, open_picture_file, read_inputs
 from components.protocols import Batch, Split
 
 FILE = "detection.safetensors"
@@ -122,10 +122,15 @@ class DetectionData:
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
         """A picture file that is not in the data, as a batch of one without objects, brought to size and normalised by `facts`.
 
+        Returns:
+            `inputs`, `index`, and `size`, the picture's own [height, width] as it is seen (after the rotation that EXIF asks for).
+
         Raises:
             DataError: the file cannot be read.
         """
-        return {"inputs": read_inputs(Path(given).expanduser(), facts), "index": torch.zeros(1, dtype=torch.int64)}
+        path = Path(given).expanduser()
+        width, height = open_picture_file(path).size
+        return {"inputs": read_inputs(path, facts), "index": torch.zeros(1, dtype=torch.int64), "size": (height, width)}
 
 
 def write_detection(

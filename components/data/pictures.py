@@ -35,18 +35,7 @@ def read_picture(content: bytes, *, channels: int, size: Sequence[int], fit: Fit
     Raises:
         DataError: it cannot be read as a picture; says why.
     """
-    try:
-        opened = Image.open(io.BytesIO(content))
-        opened.load()
-        picture: Image.Image = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError as error:
-        raise DataError("not a picture in any known format") from error
-    except Exception as error:  # decoders of some forty formats raise whatever they like at a damaged file
-        raise DataError(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from error
-    try:
-        picture = _eight_bit(picture, "L" if channels == 1 else "RGB")
-    except ValueError as error:
-        raise DataError(f"its colours cannot be converted ({error})") from error
+    picture = open_picture(content, "L" if channels == 1 else "RGB")
     height, width = size
     bilinear = Image.Resampling.BILINEAR
     if picture.size != (width, height):
@@ -58,6 +47,36 @@ def read_picture(content: bytes, *, channels: int, size: Sequence[int], fit: Fit
             case "pad":
                 picture = ImageOps.pad(picture, (width, height), bilinear)
     return torch.from_numpy(np.array(picture).reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+
+
+def open_picture(content: bytes, mode: Literal["L", "RGB"] = "RGB") -> Image.Image:
+    """A picture file's bytes as grey or RGB of 8 bits, upright, in its own size.
+
+    Raises:
+        DataError: it cannot be read as a picture; says why.
+    """
+    try:
+        opened = Image.open(io.BytesIO(content))
+        opened.load()
+        picture: Image.Image = ImageOps.exif_transpose(opened)
+    except UnidentifiedImageError as error:
+        raise DataError("not a picture in any known format") from error
+    except Exception as error:  # decoders of some forty formats raise whatever they like at a damaged file
+        raise DataError(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})") from error
+    try:
+        return _eight_bit(picture, mode)
+    except ValueError as error:
+        raise DataError(f"its colours cannot be converted ({error})") from error
+
+
+def open_picture_file(path: Path) -> Image.Image:
+    """A picture file as RGB; DataError naming the file when it cannot be read."""
+    try:
+        return open_picture(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 def read_inputs(path: Path, facts: Mapping[str, Any]) -> Tensor:

@@ -35,7 +35,11 @@ Picture = NDArray[np.float32]
 PHOTOGRAPHS = {
     "china.jpg": ("sklearn.datasets", "images/china.jpg", "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"),
     "flower.jpg": ("sklearn.datasets", "images/flower.jpg", "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638"),
-    "grace_hopper.jpg": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130"),
+    "grace_hopper.jpg": (
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130",
+    ),
 }
 """Package, path in it and SHA-256 of each photograph."""
 GROUNDS = {
@@ -104,7 +108,9 @@ class Scenes(DetectionData):
         digits = stratified(targets, share, seed=self.scene_seed)
         inks = [_inked(image) for image in images.numpy()]
         photographs = {name: _photograph(name) for name in PHOTOGRAPHS}
-        pixels, objects, rows = [], [], {}
+        pixels: list[NDArray[np.uint8]] = []
+        objects: list[Objects] = []
+        rows = {}
         for split, count in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             grounds = [_part(photographs[name], begin, end) for name, begin, end in GROUNDS[split]]
             rows[split] = torch.arange(len(pixels), len(pixels) + count)

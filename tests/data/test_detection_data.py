@@ -1,28 +1,34 @@
 """Prepared pictures with boxes: what is written is what is served."""
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from components.data.batches import Batches
 from components.data.detection import DetectionData, Objects, write_detection
+from components.data.images import Digits
 from components.data.prepared import prepare
-from components.data.scenes import Scenes
+from components.data.scenes import GROUNDS, Scenes, _inked
 from components.errors import DataError
-from components.layers.boxes import area, iou
+from components.layers.boxes import iou
 
 
 def objects(*boxes, labels, difficult=None):
     difficult = difficult or [False] * len(labels)
-    return Objects(torch.tensor(boxes).float().reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), torch.tensor(difficult, dtype=torch.bool))
+    return Objects(
+        torch.tensor(boxes).float().reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), torch.tensor(difficult, dtype=torch.bool)
+    )
 
 
 @pytest.fixture
 def written(tmp_path):
     pixels = torch.arange(3 * 3 * 4 * 6, dtype=torch.uint8).reshape(3, 3, 4, 6)
-    found = [objects([0, 0, 2, 2], [1, 1, 6, 4], labels=[0, 1], difficult=[False, True]), objects(labels=[]), objects([2, 0, 5, 3], labels=[1])]
+    found = [
+        objects([0, 0, 2, 2], [1, 1, 6, 4], labels=[0, 1], difficult=[False, True]),
+        objects(labels=[]),
+        objects([2, 0, 5, 3], labels=[1]),
+    ]
     rows = {"train": torch.tensor([0, 1]), "test": torch.tensor([2])}
     card = write_detection(tmp_path, pixels=pixels, objects=found, rows=rows, class_names=["ant", "bee"], fit="stretch")
     return pixels, card, DetectionData().open(tmp_path, card)
@@ -85,17 +91,21 @@ def test_boxes_of_scenes(scenes):
     assert max(heights) > 60
 
 
-def test_a_digit_fills_its_box(scenes):
-    """The same scene without digits differs inside the boxes only, and there up to every edge."""
-    split = scenes.splits["train"]
-    bare = prepare(Scenes(train=24, validation=6, test=10, scene_seed=1, most=1), Path(scenes.folder).parents[1] / "bare", None)
-    one = next(i for i in range(24) if len(split.objects(i)) == 1 == len(bare.splits["train"].objects(i)))
-    assert area(split.objects(one).boxes) > 100
+def test_a_digit_fills_its_box():
+    """On an even ground exactly the pixels of the digits differ from it."""
+    images, targets = Digits.images()
+    scenes, ground = Scenes(most=1, smallest=20), Image.new("RGB", (128, 128), (40, 40, 40))
+    for seed in range(10):
+        chance = np.random.default_rng(seed)
+        scene, found = scenes._compose(chance, [ground], [_inked(image) for image in images[:20].numpy()], targets, torch.arange(20))
+        changed = (np.abs(scene - np.median(scene, axis=(1, 2), keepdims=True)) > 25).any(axis=0)
+        (rows,), (columns,) = (np.nonzero(changed.any(axis=axis)) for axis in (1, 0))
+        seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert len(found) == 1
+        assert found.boxes[0].tolist() == pytest.approx(seen, abs=2)
 
 
 def test_splits_share_no_digit_and_no_photograph():
-    from components.data.scenes import GROUNDS
-
     for split, grounds in GROUNDS.items():
         for other, others in GROUNDS.items():
             if split != other:
@@ -113,4 +123,5 @@ def test_a_picture_file_is_read_as_the_data_were(tmp_path):
     facts = {"input_shape": [3, 4, 6], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "fit": "stretch"}
     batch = DetectionData().read(str(tmp_path / "red.png"), facts)
     assert batch["inputs"].shape == (1, 3, 4, 6)
+    assert batch["size"] == (10, 20)
     assert torch.allclose(batch["inputs"][0, :, 0, 0], torch.tensor([1.0, -1.0, -1.0]))

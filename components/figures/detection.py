@@ -1,0 +1,196 @@
+"""Pictures of detections: over what is really there, before and after suppression, as curves, and what they cost in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor
+
+from components.figures import style
+from components.layers.boxes import Detections
+from components.metrics.detection import Found, average_precision_07, judged, precision_recall
+
+COLUMNS, ROWS = 4, 3
+MOST_CURVES = 12
+TRUE, RIGHT, WRONG = style.GREEN, style.BLUE, style.VERMILION
+
+
+def draw_boxes(axes: Axes, boxes: Tensor, *, colour: str, texts: Sequence[str] = (), dashed: bool = False, width: float = 1.4) -> None:
+    """Outline boxes (N, 4) in pixels, each with a short text above its left upper corner where there are any."""
+    for place, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        line = "--" if dashed else "-"
+        axes.add_patch(
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour, linewidth=width, linestyle=line)
+        )
+        if texts:
+            label = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+            axes.text(left, top, texts[place], fontsize=style.NOTE - 2.5, color=style.PAPER, va="bottom", bbox=label, clip_on=True)
+
+
+def show(axes: Axes, picture: Any) -> None:
+    """A picture (H, W) or (H, W, 3) uint8 without ticks."""
+    pixels = np.asarray(picture)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if max(pixels.shape[:2]) < 200 else "antialiased")
+    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])
+
+
+def detections_figure(
+    picture: Callable[[int], Any], index: Tensor, pictures: Sequence[Found], class_names: Sequence[str], *, threshold: float
+) -> Figure:
+    """The pictures with the most mistakes and some others: what is there dashed, what was found in blue if right and vermilion if not.
+
+    Args:
+        picture: gives the picture of the example with an index, (H, W) or (H, W, 3) uint8.
+        index: (N,) the examples' indices.
+        pictures: N pictures' detections.
+        class_names: a name for each class.
+        threshold: detections that are no more probable are not shown.
+    """
+    names = style.short_names(class_names, 11)
+    verdicts = [_verdicts(each, threshold) for each in pictures]
+    mistakes = [int((right == 0).sum()) + missed for _, right, missed in verdicts]
+    worst = sorted(range(len(pictures)), key=lambda place: -mistakes[place])[:COLUMNS]
+    others = [place for place in range(len(pictures)) if place not in worst][: COLUMNS * ROWS - len(worst)]
+    chosen = others + worst
+    rows = max(-(-len(chosen) // COLUMNS), 1)
+    figure = style.new_figure(1.0 + 2.0 * rows)
+    for axes, place in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, [*chosen, *[None] * COLUMNS], strict=False):
+        axes.set_axis_off()
+        if place is None:
+            continue
+        show(axes, picture(int(index[place])))
+        each, (shown, right, missed) = pictures[place], verdicts[place]
+        draw_boxes(axes, each.true_boxes, colour=TRUE, dashed=True)
+        texts = [
+            f"{names[label]} {score:.2f}" for label, score in zip(each.labels[shown].tolist(), each.scores[shown].tolist(), strict=True)
+        ]
+        for correct, colour in ((True, RIGHT), (False, WRONG)):
+            some = (right != 0) == correct
+            draw_boxes(
+                axes,
+                each.boxes[shown][some],
+                colour=colour,
+                texts=[text for text, is_it in zip(texts, some.tolist(), strict=True) if is_it],
+            )
+        note = f"{int((right == 0).sum())} wrong, {missed} missed" if mistakes[place] else "all right"
+        axes.set_title(note, fontsize=style.NOTE, color=WRONG if mistakes[place] else style.GREY)
+    total = sum(mistake > 0 for mistake in mistakes)
+    style.headline(
+        figure, f"Detections above {threshold:g}: a mistake in {total:,} of {len(pictures):,} pictures (last row: the most mistakes)"
+    )
+    keys = [
+        Line2D([], [], color=TRUE, linestyle="--", label="really there"),
+        Line2D([], [], color=RIGHT, label="found, right"),
+        Line2D([], [], color=WRONG, label="wrong class, place, or twice"),
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=style.TICK)
+    return style.finish(figure)
+
+
+def _verdicts(found: Found, threshold: float) -> tuple[Tensor, Tensor, int]:
+    """Which detections are shown (D,) bool; which of those are right (1), wrong (0) or do not count (−1); how many objects are missed."""
+    shown = found.scores > threshold
+    boxes, scores, labels = found.boxes[shown], found.scores[shown], found.labels[shown]
+    right = torch.zeros(len(boxes), dtype=torch.int64)
+    for label in set(labels.tolist()):
+        mine, its = labels == label, found.true_labels == label
+        right[mine] = judged(boxes[mine], scores[mine], found.true_boxes[its], found.difficult[its], 0.5)
+    return shown, right, int((~found.difficult).sum()) - int((right == 1).sum())
+
+
+def precision_recall_figure(pictures: Sequence[Found], class_names: Sequence[str]) -> Figure:
+    """Precision over recall at IoU 0.5 of each class (of more than a dozen, those that occur most), with VOC07's average precision."""
+    labels = torch.cat([each.true_labels[~each.difficult] for each in pictures])
+    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    chosen = sorted(sorted((label for label, count in enumerate(counts) if count), key=lambda label: -counts[label])[:MOST_CURVES])
+    names = style.short_names(class_names)
+    figure = style.new_figure(4.8)
+    axes = figure.subplots()
+    colours = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.INK)
+    averages = []
+    for place, label in enumerate(chosen):
+        precision, recall, _ = precision_recall(pictures, label)
+        averages.append(average_precision_07(precision, recall))
+        line = ("-", "--", ":")[place // len(colours) % 3]
+        axes.step(
+            [0, *recall],
+            [1, *precision],
+            where="post",
+            color=colours[place % len(colours)],
+            linestyle=line,
+            label=f"{names[label]}  {averages[-1]:.2f}",
+        )
+    style.dress(axes, x="recall (share of the objects that are found)", y="precision (share of the detections that are right)", grid="both")
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
+    mean = float(np.mean(averages)) if averages else math.nan
+    style.headline(figure, f"Precision and recall at IoU 0.5; mean of the {len(chosen)} average precisions (VOC07) {mean:.3f}")
+    figure.legend(loc="outside right center", frameon=False, fontsize=style.TICK, title="class, AP")
+    return style.finish(figure)
+
+
+def suppression_figure(picture: Any, *, before: Detections, after: Detections, class_names: Sequence[str]) -> Figure:
+    """One picture's candidates before, and what class-wise non-maximum suppression leaves of them."""
+    names = style.short_names(class_names, 11)
+    figure = style.new_figure(4.6)
+    for axes, found, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
+        show(axes, picture)
+        texts = [f"{names[label]} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
+        draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=0.9 if title == "before" else 1.6)
+        axes.set_title(f"{title}: {len(found):,} boxes", fontsize=style.LABEL, color=style.INK)
+    style.headline(figure, "Non-maximum suppression leaves one box for each object")
+    return style.finish(figure)
+
+
+def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[str, float]) -> Figure:
+    """Several detectors: average precision over milliseconds a picture, and where the time goes.
+
+    Args:
+        times: detector → phase → seconds a picture.
+        precision: detector → mean average precision at IoU 0.50.
+    """
+    names = sorted(times, key=lambda name: sum(times[name].values()))
+    phases = [phase for phase in PHASES if any(phase in each for each in times.values())]
+    figure = style.new_figure(2.9 + 0.45 * len(names) + 1.2)
+    above, below = figure.subplots(2, 1, height_ratios=(2.6, 0.45 * len(names) + 0.6))
+    for place, name in enumerate(names):
+        total = 1000 * sum(times[name].values())
+        above.plot(total, precision[name], "o", color=style.BLUE, markersize=7)
+        above.annotate(name, (total, precision[name]), xytext=(7, 5 if place % 2 else -12), textcoords="offset points", fontsize=style.NOTE)
+        left = 0.0
+        for phase in phases:
+            share = 1000 * times[name].get(phase, 0.0)
+            below.barh(place, share, left=left, color=PHASES[phase], height=0.65)
+            left += share
+    above.set_xscale("log")
+    above.set_xlim(above.get_xlim()[0] * 0.8, above.get_xlim()[1] * 2.2)
+    above.set_ylim(0, 1.02)
+    style.dress(above, x="milliseconds a picture (logarithmic)", y="mAP at IoU 0.5", grid="both")
+    style.dress(below, x="milliseconds a picture", grid="x")
+    below.set_yticks(range(len(names)), style.short_names(names, 24))
+    below.invert_yaxis()
+    figure.legend(
+        handles=[Patch(color=PHASES[phase], label=phase) for phase in phases], loc="outside lower center", ncols=len(phases), frameon=False
+    )
+    style.headline(
+        figure, f"Accuracy against time: {names[0]} is the fastest, {max(names, key=lambda name: precision[name])} the most accurate"
+    )
+    return style.finish(figure)
+
+
+PHASES = {
+    "proposals": style.VERMILION,
+    "features": style.BLUE,
+    "heads": style.GREEN,
+    "decoding": style.ORANGE,
+    "suppression": style.PURPLE,
+}
+"""What a detector's time goes to, in order, and each one's colour."""
