@@ -108,6 +108,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def new_name(config: Mapping[str, Any], search: str) -> str:
-    """A name that sorts by time and is not taken: `mlp_mnist-initializers-20261125-134512-3f9a`."""
-    return f"{config['name']}-{search}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def new_name(config: Mapping[str, Any], plan: Plan) -> str:
+    """A name that is not taken: `mlp_mnist-initializers-20261125-134512-3f9a`; without the experiment where that is what is searched."""
+    what = plan.name if "experiment" in plan.space else f"{config['name']}-{plan.name}"
+    return f"{what}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

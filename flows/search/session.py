@@ -123,7 +123,7 @@ class SweepSession:
         else:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
-            name = requests.checked_name(self.request.get("name") or "") or requests.new_name(config, wanted.plan.name)
+            name = requests.checked_name(self.request.get("name") or "") or requests.new_name(config, wanted.plan)
             facts: dict[str, Any] = {
                 "overrides": wanted.overrides,
                 "plan": wanted.plan,

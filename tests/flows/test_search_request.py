@@ -4,6 +4,7 @@ import pytest
 
 from components.errors import ConfigError, RequestError
 from flows.search import storage
+from flows.search.plan import Plan
 from flows.search.request import changes, check_request, checked_name, new_name, read
 from flows.search.results import Objective
 
@@ -57,9 +58,10 @@ def test_names_that_cannot_be(name: str) -> None:
 
 
 def test_a_new_name_is_a_name() -> None:
-    name = new_name({"name": "mlp_mnist"}, "lecture")
+    name = new_name({"name": "mlp_mnist"}, Plan(name="lecture", space={"optimizer": "all"}))
     assert name.startswith("mlp_mnist-lecture-2")
     assert checked_name(name) == name
+    assert new_name({"name": "mlp_digits"}, Plan(name="adding", space={"experiment": ["a", "b"]})).startswith("adding-2")
 
 
 def test_what_the_disk_and_the_database_say_is_one_line() -> None:

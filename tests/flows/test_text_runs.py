@@ -1,12 +1,13 @@
 """Text from data to answer: `lab predict` on texts of every kind, exact resume, pictures that need the model, a logged model of tokens."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lab_command import lab
-from trainings import curves, here, result
+from trainings import Trainer, curves, here, result, until_step
 
 from components.data.tokens import Vocabulary
 from components.errors import ConfigError, Interrupted
@@ -23,17 +24,21 @@ DATES = [
 ]  # fmt: skip
 
 
+def labelled(settings: Settings) -> list[str]:
+    """The overrides that choose the table of texts with a class each."""
+    return ["data=text_csv", f"data.path={settings.home / 'texts.csv'}"]
+
+
 @pytest.fixture(scope="module")
 def settings(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A lab with a classifier, a language model and a translator, all hardly trained."""
     folder = tmp_path_factory.mktemp("texts")
     rows = [f"a {'good' if row % 2 else 'bad'} film number {row},{'yes' if row % 2 else 'no'}" for row in range(80)]
-    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (module_settings.home / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     (folder / "text.txt").write_text("to be or not to be, that is the question\n" * 40)
-    labelled = ["data=text_csv", f"data.path={folder / 'texts.csv'}"]
     here(
         module_settings,
-        [*labelled, *CLASSIFIER, "trainer.epochs=8", "trainer.batch_size=16", "optimizer.learning_rate=0.02"],
+        [*labelled(module_settings), *CLASSIFIER, "trainer.epochs=8", "trainer.batch_size=16", "optimizer.learning_rate=0.02"],
         "classifier",
     )
     running = ["data=text_file", f"data.path={folder / 'text.txt'}", "data.block=20", "model=gru", "model.hidden=16", "model.embedding=8"]
@@ -91,6 +96,29 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(settings: Settings, override
     experiment.run(experiment.read_config(settings.runs / "stopped"), settings.runs / "stopped", settings, draw=False)
     assert result(settings.runs / "stopped")["weights_sha256"] == result(undisturbed)["weights_sha256"]
     assert curves(settings.runs / "stopped") == curves(undisturbed)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "translator"])
+def test_a_text_run_that_was_killed_goes_on_bit_for_bit(settings: Settings, kind: str) -> None:
+    """Bucketed batches, dropout and teacher forcing's draws among what has to come back; killed without a chance to write anything."""
+    overrides = {
+        "classifier": [*labelled(settings), *CLASSIFIER, "trainer.epochs=12", "trainer.batch_size=8"],
+        "translator": [*DATES, "trainer.epochs=5", "trainer.batch_size=8"],
+    }[kind]
+    asked = [*overrides, "trainer.checkpoint_seconds=0.1", "seed=4"]
+    undisturbed = here(settings, asked, f"undisturbed-{kind}")
+    last = max(step for step, _ in curves(undisturbed)["train/loss"])
+    folder = settings.runs / f"killed-{kind}"
+    with Trainer(settings, {"overrides": asked, "run": folder.name}) as trainer:
+        trainer.hear("run")
+        at = until_step(folder, last // 3, alive=lambda: trainer.process.poll() is None)
+        trainer.process.send_signal(signal.SIGKILL)
+        assert trainer.process.wait(30) == -signal.SIGKILL
+    assert 0 < at < last
+    with Trainer(settings, {"resume": folder.name}) as trainer:
+        assert trainer.end() == 0
+    assert result(folder)["weights_sha256"] == result(undisturbed)["weights_sha256"]
+    assert curves(folder) == curves(undisturbed)
 
 
 def test_what_does_not_go_together_is_one_line(settings: Settings) -> None:
