@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.decoding import State, beam_search, draw, greedy, sample
+from components.decoding import State, at_least, beam_search, draw, greedy, no_repeats, sample
 
 START, END = 0, 1
 TABLE = torch.tensor(
@@ -95,6 +95,30 @@ def test_states_follow_their_beams():
     assert scores.item() == pytest.approx(total, abs=1e-5)
 
 
+def test_no_tokens_follow_each_other_twice():
+    """After 4 5 4 the pair 4 5 would come again, after 5 5 a 5: only those are closed."""
+    written = torch.tensor([[9, 4, 5, 4], [9, 7, 5, 5]])
+    closed = no_repeats(2)(written, torch.zeros(2, 10)) == float("-inf")
+    assert closed.nonzero().tolist() == [[0, 5], [1, 5]]
+    assert not (no_repeats(3)(written, torch.zeros(2, 10)) == float("-inf")).any()
+    assert (no_repeats(1)(written, torch.zeros(2, 10)) == float("-inf")).nonzero().tolist() == [
+        [0, 4],
+        [0, 5],
+        [0, 9],
+        [1, 5],
+        [1, 7],
+        [1, 9],
+    ]
+    assert torch.equal(no_repeats(5)(written, torch.zeros(2, 10)), torch.zeros(2, 10))
+
+
+def test_a_sequence_of_a_length_at_least():
+    tokens = greedy(step, begin(1), batch=1, start=START, end=END, limit=10, restrictions=[at_least(3, END)])
+    assert tokens[0, :3].tolist() == [2, 3, 2]  # after 3 the end, but for that
+    found, _ = beam_search(step, begin(4), batch=1, beams=4, start=START, end=END, limit=6, restrictions=[at_least(4, END), no_repeats(2)])
+    assert END not in found[0, :4].tolist()
+
+
 def shares(**settings) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
@@ -115,10 +139,10 @@ def test_draws_have_the_shares_they_should():
 def test_a_sample_is_a_function_of_its_seed_and_can_be_greedy():
     def drawn(seed: int, temperature: float = 1.0) -> list[int]:
         generator = torch.Generator().manual_seed(seed)
-        return sample(step, begin(1), TABLE[START], count=30, temperature=temperature, generator=generator)
+        return list(sample(step, begin(1), TABLE[START], count=30, temperature=temperature, generator=generator))
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
     assert drawn(1, 0.0)[:3] == [2, 3, END]
     stopped = sample(step, begin(1), TABLE[START], count=30, temperature=0.0, generator=torch.Generator(), end=END)
-    assert stopped == [2, 3, END]
+    assert list(stopped) == [2, 3, END]

@@ -1,5 +1,6 @@
 """What a translation does: where the decoder looked for each word, and how good long sentences are."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,6 +36,44 @@ def alignment(source: Sequence[str], target: Sequence[str], weights: Tensor) -> 
     surest = int(peak.argmax())
     seen = read[int(weights[surest].argmax())]
     style.headline(figure, f"It wrote “{wrote[surest]}” looking at “{seen}” ({100 * float(peak[surest]):.0f} % of the weight)")
+    return style.finish(figure)
+
+
+def cross_attention(source: Sequence[str], target: Sequence[str], weights: Tensor) -> Figure:
+    """The weights of attention by layer (down) and head (across), as `alignment` shows their mean.
+
+    Args:
+        source: S tokens.
+        target: T tokens.
+        weights: (N, H, T, S).
+    """
+    layers, heads = weights.shape[:2]
+    figure = style.new_figure(1.2 + 1.9 * layers)
+    grid = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
+    for layer, row in enumerate(grid):
+        for head, axes in enumerate(row):
+            axes.imshow(weights[layer, head].float().cpu().numpy(), cmap=SHARE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            style.dress(axes)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_color(style.FAINT)
+            axes.spines[:].set_visible(True)
+            if layer == 0:
+                axes.set_title(f"head {head + 1}", fontsize=style.TICK, color=style.INK)
+            if head == 0:
+                axes.set_ylabel(f"layer {layer + 1}", fontsize=style.TICK, color=style.INK)
+    peak = weights.amax(-1).mean(-1)
+    best = divmod(int(peak.argmax()), heads)
+    read, wrote = " ".join(visible(token) for token in source), " ".join(visible(token) for token in target)
+    note = f"read (across): {read}\nwritten (down): {wrote}"
+    figure.supxlabel(
+        "\n".join(textwrap.fill(line, 110) for line in note.replace("$", r"\$").split("\n")), fontsize=style.NOTE, color=style.GREY
+    )
+    style.headline(
+        figure,
+        f"Head {best[1] + 1} of layer {best[0] + 1} looks most sharply: "
+        f"{100 * float(peak.max()):.0f} % of its weight on one token, in the mean",
+    )
     return style.finish(figure)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from components.data.tokens import END, PAD, START
 from components.errors import CheckpointError
 from components.hugging_face.names import Rule, same, to_ours, to_theirs
 
@@ -71,6 +72,8 @@ def architecture_of(target: str) -> Architecture:
 
 def head_rules(model_type: str, arguments: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The rules of the head that a model made with `arguments` has."""
+    if model_type == "bart":
+        return _BART_HEAD
     return _BERT_HEADS.get(arguments.get("predicts", "sequence"), ()) if model_type == "bert" else ()
 
 
@@ -256,6 +259,82 @@ def _gpt2_configuration(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# ---------------------------------------------------------------------- BART
+
+
+def _bart_stack(side: str) -> tuple[Rule, ...]:
+    attentions = [("self_attn", "attention"), *([("encoder_attn", "cross")] if side == "decoder" else [])]
+    layer = [("fc1", "feed_forward.widen"), ("fc2", "feed_forward.narrow"), ("final_layer_norm", "feed_forward_norm")]
+    for theirs, ours in attentions:
+        layer += [
+            (f"{theirs}.{name[0] if name != 'output' else 'out'}_proj", f"{ours}.{name}") for name in ("query", "key", "value", "output")
+        ]
+        layer.append((f"{theirs}_layer_norm", f"{ours}_norm"))
+    return (
+        *same(f"{side}.embed_positions", f"{side}_positions.table", parts=["weight"]),
+        *same(f"{side}.layernorm_embedding", f"{side}_norm"),
+        *(rule for theirs, ours in layer for rule in same(f"{side}.layers.{{n}}.{theirs}", f"{side}.blocks.{{n}}.{ours}")),
+    )
+
+
+_BART_RULES = (*same("shared", "embed", parts=["weight"]), *_bart_stack("encoder"), *_bart_stack("decoder"))
+
+_BART_HEAD = (Rule("final_logits_bias", ("output_bias",)),)
+
+
+def _bart_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("scale_embedding", False):
+        raise CheckpointError("the checkpoint's scale_embedding is true, which bart has not")
+    for ours, key in (("layers", "layers"), ("attention heads", "attention_heads"), ("feed-forward units", "ffn_dim")):
+        sides = [_size(config, f"{side}_{key}") for side in ("encoder", "decoder")]
+        if sides[0] != sides[1]:
+            raise CheckpointError(f"the checkpoint's encoder has {sides[0]} {ours} and its decoder {sides[1]}; in bart both have as many")
+    channels, vocabulary = _size(config, "d_model"), _size(config, "vocab_size")
+    return {
+        "vocabulary_size": vocabulary,
+        "target_vocabulary_size": vocabulary,
+        "context": _size(config, "max_position_embeddings"),
+        "channels": channels,
+        "heads": _size(config, "encoder_attention_heads"),
+        "layers": _size(config, "encoder_layers"),
+        "expansion": _expansion(_size(config, "encoder_ffn_dim"), channels),
+        "dropout": config.get("dropout", 0.1),
+        "attention_dropout": config.get("attention_dropout", 0.0),
+        "activation": _activation(config, "activation_function"),
+    }
+
+
+def _bart_configuration(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in (
+            ("layers", arguments["layers"]),
+            ("attention_heads", arguments["heads"]),
+            ("ffn_dim", arguments["expansion"] * arguments["channels"]),
+        )
+    }
+    return {
+        "model_type": "bart",
+        "architectures": ["BartForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "vocab_size": arguments["vocabulary_size"],
+        "max_position_embeddings": arguments["context"],
+        "d_model": arguments["channels"],
+        **sides,
+        "dropout": arguments["dropout"],
+        "attention_dropout": arguments["attention_dropout"],
+        "activation_function": _theirs(arguments["activation"]),
+        "scale_embedding": False,
+        "tie_word_embeddings": True,
+        "pad_token_id": PAD,
+        "bos_token_id": START,
+        "eos_token_id": END,
+        "decoder_start_token_id": START,
+        "forced_eos_token_id": None,
+    }
+
+
 def _theirs(activation: str) -> str:
     found = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == activation), None)
     if found is None:
@@ -277,6 +356,15 @@ ARCHITECTURES = {
             _gpt2_arguments,
             _gpt2_configuration,
             (".attn.bias", ".attn.masked_bias", "lm_head.weight"),
+        ),
+        Architecture(
+            "bart",
+            "components.models.bart.Bart",
+            "model.",
+            _BART_RULES,
+            _bart_arguments,
+            _bart_configuration,
+            ("embed_tokens.weight", "lm_head.weight", ".version"),
         ),
     )
 }

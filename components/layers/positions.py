@@ -51,11 +51,13 @@ class Learned(nn.Module):
     Args:
         places: how many; the longest text.
         channels: size C.
+        unused: rows before the first place's, as in BART's tables.
     """
 
-    def __init__(self, *, places: Size, channels: Size) -> None:
+    def __init__(self, *, places: Size, channels: Size, unused: Annotated[int, Ge(0)] = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(places, channels)
+        self.places, self.unused = places, unused
+        self.table = nn.Embedding(unused + places, channels)
 
     def forward(self, vectors: Tensor, start: int = 0) -> Tensor:
         """(B, T, C), the first of which stands at `start` → the same with their positions added.
@@ -64,6 +66,6 @@ class Learned(nn.Module):
             DataError: a place that the table does not have.
         """
         stop = start + vectors.shape[1]
-        if stop > self.table.num_embeddings:
-            raise DataError(f"the model has {self.table.num_embeddings} positions, and was given a text of {stop} tokens")
-        return vectors + self.table.weight[start:stop]
+        if stop > self.places:
+            raise DataError(f"the model has {self.places} positions, and was given a text of {stop} tokens")
+        return vectors + self.table.weight[self.unused + start : self.unused + stop]

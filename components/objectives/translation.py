@@ -11,47 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from components.data.tokens import END, PAD, START, Vocabulary
-from components.decoding import beam_search, greedy
+from components.data.tokens import Vocabulary
 from components.errors import DataError
 from components.objectives.language_modelling import perplexity
-from components.objectives.sequence_classification import unknown_tokens
+from components.objectives.writing import Writing
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN_TOKENS = 20
-SHOWN_PAIRS = 2
-
 
 @dataclass(frozen=True, kw_only=True)
-class Translation:
-    """A batch has `inputs` (B, S), `lengths`, `decoder_inputs` (B, T), `targets` (B, T) and `references`; the model is a seq2seq.
+class Translation(Writing):
+    """A text in one language for one in another.
 
     Args:
-        vocabulary: how source tokens are written; given by the data.
-        target_vocabulary: how target tokens are written; given by the data.
-        label_smoothing: share of the target that is spread evenly over all tokens, in training (Szegedy et al. 2016).
-        beams: how many sequences are followed when the model writes; 1 is greedy.
-        length_penalty: a beam's log-probability is divided by its length to this power.
-        limit: tokens that the model writes at most.
+        vocabulary, target_vocabulary, label_smoothing, beams, length_penalty, no_repeat, shortest, limit: see `Writing`.
         best_by: the validation metric that decides which weights are kept.
     """
 
-    vocabulary: str
-    target_vocabulary: str
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    beams: Annotated[int, Ge(1)] = 1
-    length_penalty: Annotated[float, Ge(0)] = 1.0
-    limit: Annotated[int, Gt(0)] = 100
     best_by: Literal["bleu", "chrf", "exact_match", "nll"] = "bleu"
 
     @property
@@ -59,57 +42,22 @@ class Translation:
         """What `best_by` says."""
         return self.best_by, "min" if self.best_by == "nll" else "max"
 
-    def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        """`loss`: mean cross-entropy in nats over all target tokens."""
-        logits = model(batch["inputs"], batch["lengths"], batch["decoder_inputs"])
-        return {
-            "loss": F.cross_entropy(
-                logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=PAD, label_smoothing=self.label_smoothing
-            )
-        }
-
     def outcomes(self, model: Model, batch: Batch) -> Outcomes:
         """What became of each example.
 
         Returns:
-            `index`, `nll` (summed −log p in nats under teacher forcing), `tokens` of the target, `source_length`, `exact` (bool); and, as
-            texts, `hypothesis` (what the model writes by itself) and `reference`.
+            What `told` returns, `source_length`, `exact` (bool); and, as texts, `hypothesis` (what the model writes by itself) and
+            `reference`.
         """
-        with torch.no_grad():
-            logits = model(batch["inputs"], batch["lengths"], batch["decoder_inputs"]).float()
-            nll = F.cross_entropy(logits.mT, batch["targets"], ignore_index=PAD, reduction="none").double().sum(1)
         vocabulary = Vocabulary.load(self.target_vocabulary)
         written = [vocabulary.decode(ids) for ids in self.write(model, batch).tolist()]
         exact = [hypothesis == " ".join(reference.split()) for hypothesis, reference in zip(written, batch["references"], strict=True)]
-        return {
-            "index": batch["index"].cpu(),
-            "nll": nll.cpu(),
-            "tokens": (batch["targets"] != PAD).sum(1).cpu(),
+        return self.told(model, batch) | {
             "source_length": batch["lengths"].cpu(),
             "exact": torch.tensor(exact),
             "hypothesis": written,
             "reference": list(batch["references"]),
         }
-
-    def write(self, model: Any, batch: Batch) -> Tensor:
-        """What the model writes by itself: (B, ≤ limit) int64, end marks behind. The encoder runs once, whatever the number of beams."""
-        size = len(batch["inputs"])
-        with torch.no_grad():
-            encoded, state = model.encode(batch["inputs"], batch["lengths"])
-            marks = {"batch": size, "start": START, "end": END, "limit": self.limit}
-            if self.beams == 1:
-                return greedy(lambda tokens, now: model.step(tokens, now, encoded), state, **marks)
-            wide = encoded.repeated(self.beams)
-            begin = tuple(part.repeat_interleave(self.beams, dim=0) for part in state)
-            step = lambda tokens, now: model.step(tokens, now, wide)  # noqa: E731 — a closure over what never changes
-            return beam_search(step, begin, beams=self.beams, length_penalty=self.length_penalty, **marks)[0]
-
-    def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
-        """`text`: the translation; `unknown` counts the source tokens that the vocabulary does not have, where there are any."""
-        ids = self.write(model, batch)[0].tolist()
-        unknown = unknown_tokens(batch, self.vocabulary)
-        cut = {} if END in ids else {"cut": self.limit}
-        return {"text": Vocabulary.load(self.target_vocabulary).decode(ids)} | ({"unknown": unknown} if unknown else {}) | cut
 
     def metrics(self, outcomes: Outcomes) -> dict[str, float]:
         """`nll` (nats a target token), `perplexity`, `bleu` and `chrf` (0 … 100), `exact_match` (0 … 1)."""
@@ -137,37 +85,6 @@ class Translation:
         first = next(iter(runs.values()))[1]
         same = {name: outcomes | {"source_length": _in_order(first, outcomes)} for name, (_, outcomes) in runs.items()}
         return {"bleu_by_length": score_by_length({name: bleu_by_length(outcomes) for name, outcomes in same.items()})}
-
-    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
-        """Pictures that need the model: `alignment`, where it looked while it wrote."""
-        from components.figures.translation import alignment
-
-        sources, targets = Vocabulary.load(self.vocabulary), Vocabulary.load(self.target_vocabulary)
-        assert split.lengths is not None
-        sizes = split.batch(torch.arange(min(len(split), 500)))["lengths"]
-        fitting = torch.nonzero(sizes <= SHOWN_TOKENS).flatten()
-        figures = {}
-        for number, place in enumerate(fitting[sizes[fitting].argsort(descending=True, stable=True)][:SHOWN_PAIRS].tolist(), start=1):
-            batch = split.batch(torch.tensor([place]))
-            written, weights = self.looked(model, batch)
-            if weights is None:
-                return {}
-            names = sources.tokens(batch["inputs"][0].tolist()), targets.tokens(written.tolist())
-            figures[f"alignment-{number}"] = alignment(*names, weights.mean((0, 1)))
-        return figures
-
-    def looked(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Of a batch of one: what the model writes (T,), end mark included, and the weights (N, H, T, S) that each head of each layer
-        looked at the source with; None where nothing looks.
-        """
-        written = self.write(model, batch)
-        if END in written[0]:
-            written = written[:, : written[0].tolist().index(END) + 1]
-        with torch.no_grad():
-            encoded, state = model.encode(batch["inputs"], batch["lengths"])
-            given = torch.cat([torch.full((1, 1), START), written[:, :-1]], dim=1)
-            weights = model.looks(given, state, encoded)
-        return written[0], None if weights is None else weights[0]
 
 
 def _in_order(first: Outcomes, outcomes: Outcomes) -> Tensor:
