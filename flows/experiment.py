@@ -34,6 +34,7 @@ from components.training import randomness
 from components.training.checkpoint import Checkpoints, weights_sha256
 from components.training.device import choose, configure
 from components.training.evaluation import evaluate
+from components.training.features import below_head_is_frozen, compute_once
 from components.training.loop import fit
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
@@ -101,7 +102,7 @@ def run(
                 journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
             if result is None:
                 with _stage(journal, tell, "fit"):
-                    parts = assemble(config, prepared, settings, journal)
+                    parts = assemble(config, prepared, settings, journal, said=said, tell=lambda text: tell({"kind": "note", "text": text}))
                     fitted = _fit(parts, folder, journal, tell, stopping)
                     save_model(folder / "model", fitted.weights, config, prepared)
                 with _stage(journal, tell, "evaluate"):
@@ -157,8 +158,21 @@ class Parts:
     device: torch.device
 
 
-def assemble(config: dict[str, Any], prepared: Prepared, settings: Settings, journal: Journal) -> Parts:
-    """Build everything from the experiment's seed, with earlier weights where it asks for them; sets torch's switches and generators."""
+def assemble(
+    config: dict[str, Any],
+    prepared: Prepared,
+    settings: Settings,
+    journal: Journal,
+    *,
+    said: Sequence[Mapping[str, Any]] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Parts:
+    """Build everything from the experiment's seed, with earlier weights where it asks for them; sets torch's switches and generators.
+
+    Args:
+        said: the events of a run that goes on.
+        tell: told of files that are fetched, and of what takes a while.
+    """
     trainer: Trainer = build(config["trainer"])
     device = _configure(trainer)
     randomness.seed_everything(config["seed"])
@@ -166,13 +180,21 @@ def assemble(config: dict[str, Any], prepared: Prepared, settings: Settings, jou
     if config.get("pretrained"):
         from flows.pretrained import load_pretrained
 
-        journal.event("pretrained", **load_pretrained(model, config["pretrained"], settings))
+        begun = load_pretrained(model, config, prepared.facts, settings, tell=tell)
+        _check_same_weights(said, begun)
+        journal.event("pretrained", **begun)
     journal.event("model", device=str(device), parameters=sum(p.numel() for p in model.parameters()), text=str(model))
-    validation = prepared.splits.get("validation")
+    splits = dict(prepared.splits)
+    if below_head_is_frozen(model, trainer.frozen) and not any(getattr(split, "augments", False) for split in splits.values()):
+        for name in [name for name in ("train", "validation") if name in splits]:
+            tell(f"nothing below the head learns: computing it once for the {len(splits[name])} examples of {name}, or reading it")
+            of = f"{prepared.fingerprint} {name}"
+            splits[name] = compute_once(model, splits[name], of=of, folder=settings.home / "features", device=device)
+    validation = splits.get("validation")
     return Parts(
         model,
         objective,
-        Batches(prepared.splits["train"], batch_size=trainer.batch_size, seed=config["seed"], shuffle=True),
+        Batches(splits["train"], batch_size=trainer.batch_size, seed=config["seed"], shuffle=True),
         Batches(validation, batch_size=EVALUATION_BATCH, seed=0, shuffle=False) if validation is not None else None,
         build(config["optimizer"]),
         build(config["schedule"]),
@@ -285,6 +307,12 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
 
 def _steps_per_epoch(prepared: Prepared, trainer: Trainer) -> int:
     return math.ceil(math.ceil(len(prepared.splits["train"]) / trainer.batch_size) / trainer.accumulate)
+
+
+def _check_same_weights(said: Sequence[Mapping[str, Any]], begun: Mapping[str, Any]) -> None:
+    for line in said:
+        if line["event"] == "pretrained" and line["facts"]["weights_sha256"] != begun["weights_sha256"]:
+            raise RunError(f"{begun['address']} leads to other weights since this run began: it cannot be resumed exactly; start a new one")
 
 
 def _check_same_data(said: list[dict[str, Any]], prepared: Prepared) -> None:

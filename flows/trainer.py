@@ -16,10 +16,13 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 interrupted (a 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.errors import Interrupted, RequestError
 from flows.child import Voice, leave, serve
+
+if TYPE_CHECKING:
+    from flows.lab.settings import Settings
 
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
@@ -34,6 +37,7 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
         config = validate(request["config"] if "config" in request else compose(request["overrides"]))
+        _refuse_untrained(config["pretrained"], settings)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
         folder = experiment.create(config, settings, request.get("run"))
@@ -41,6 +45,15 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         raise RequestError("the trainer was started without a request")
     tell({"kind": "run", "run": folder.name, "folder": str(folder), "config": config})
     experiment.run(config, folder, settings, tell=tell, stopping=stop.is_set)
+
+
+def _refuse_untrained(pretrained: str | None, settings: Settings) -> None:
+    """Raise RequestError when the weights to begin with are those of an experiment that has none yet (flows/pretraining.py trains it)."""
+    from flows import runs
+
+    kind, _, name = (pretrained or "").partition(":")
+    if kind == "experiment" and runs.trained(name, settings) is None:
+        raise RequestError(f"pretrained: {name} has not been trained here yet: lab train experiment={name}")
 
 
 if __name__ == "__main__":

@@ -107,20 +107,21 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 f"only {PICKLE}, which is a pickle and may run anything: save it" if (folder / PICKLE).is_file() else "none: save it"
             )
             raise CheckpointError(f"{folder} has no {WEIGHTS} ({only_pickle} with safe_serialization)")
-        return _file(folder / WEIGHTS)
+        return read_file(folder / WEIGHTS)
     places = _json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
         raise CheckpointError(f"{folder / INDEX} does not say which file holds which tensor")
     found: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
-        found |= _file(folder / name)
+        found |= read_file(folder / name)
     missing = sorted(places.keys() - found.keys())
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} of the tensors that its index names, {missing[0]} first")
     return found
 
 
-def _file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file; CheckpointError when it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — safe_open is no mapping

@@ -27,6 +27,7 @@ from components.training.checkpoint import Checkpoints, Snapshot, flatten_optimi
 from components.training.device import autocast, to_device
 from components.training.diagnostics import Diagnostics, first_not_finite
 from components.training.evaluation import BatchSource, evaluate
+from components.training.fine_tuning import decay_by_layer, freeze
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress, State
 
@@ -59,6 +60,7 @@ def fit(
     Raises:
         NotFiniteError: the loss is NaN or infinite; names the step and the first layer whose output is not finite.
         Interrupted: `stopping` said so.
+        RequestError: the model has no part that is to be frozen.
         CheckpointError: a checkpoint cannot be written, or belongs to another model.
     """
     return _Fit(
@@ -90,7 +92,9 @@ class _Fit:
         self.objective, self.batches, self.validation = objective, batches, validation
         self.schedule, self.settings, self.device = schedule, settings, device
         self.recorder, self.checkpoints, self.progress, self.stopping = recorder, checkpoints, progress, stopping
+        self.frozen = freeze(self.model, settings.frozen)
         self.optimizer = optimizer.build(self.model)
+        decay_by_layer(self.optimizer, self.model, settings.layer_decay)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "float16" else None
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -131,6 +135,8 @@ class _Fit:
         plain = on_cpu and settings.precision == "float32"
         pending: list[Tensor] = []
         self.model.train()
+        for part in self.frozen:
+            part.eval()
         self._forget_gradients()
         logged_at, logged_step = clock(), state.step
         remaining = self.batches.epoch(state.epoch, first=state.batch)
@@ -236,7 +242,7 @@ class _Fit:
         state = self.state
         values = {
             "train/loss": math.fsum(state.window) / len(state.window),
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
             "train/samples_per_second": samples_per_second,
         }
         state.window.clear()

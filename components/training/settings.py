@@ -1,9 +1,10 @@
 """How a training is run: the numbers and switches that are neither the model's nor the optimizer's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Trainer:
         accumulate: batches whose gradients are averaged into one optimizer step.
         clip_norm: gradients are scaled down to this L2 norm over all parameters; 0 leaves them alone.
         compile: run the model through `torch.compile`.
+        frozen: parts of the model that keep their weights (`[embeddings, blocks.0]`); see components/training/fine_tuning.py.
+        layer_decay: what the learning rate is multiplied with from each layer to the one below it; 1 is one rate for all.
         patience: stop after this many epochs without a better monitored validation metric; 0 never stops early.
         max_steps: stop after this many optimizer steps; 0 means all epochs.
         log_every: optimizer steps between two points of the training curves.
@@ -37,6 +40,8 @@ class Trainer:
     accumulate: Annotated[int, Ge(1)] = 1
     clip_norm: Annotated[float, Ge(0)] = 0.0
     compile: bool = False
+    frozen: Sequence[str] = ()
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     patience: Annotated[int, Ge(0)] = 0
     max_steps: Annotated[int, Ge(0)] = 0
     log_every: Annotated[int, Ge(1)] = 50

@@ -60,6 +60,7 @@ def absolute(override: str) -> str:
     if value and not value.startswith(("/", "~", "'", '"', "$")):
         if key.endswith(".path"):
             return f"{key}='{Path(value).absolute()}'"
-        if key == "pretrained" and value.startswith("file:") and not value.startswith(("file:/", "file:~")):
-            return f"{key}='file:{Path(value.removeprefix('file:')).absolute()}'"
+        kind, _, path = value.partition(":")
+        if key == "pretrained" and kind in ("file", "hf") and not path.startswith(("/", "~")):
+            return f"{key}='{kind}:{Path(path).absolute()}'"
     return override

@@ -62,7 +62,22 @@ def train(
 
 
 def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Run here, under Prefect where it runs; returns the run's summary."""
+    """Run here, under Prefect where it runs, and before it the experiments whose weights it begins with; returns the run's summary."""
+    try:
+        return _train_this(output, request, settings)
+    except RequestError:  # nothing was made; asked for only now, so that nobody else is kept waiting
+        from flows.pretraining import needed
+
+        first = needed(request.get("overrides") or [], settings)
+        if not first:
+            raise
+    for name in first:
+        output.say(f"training {name} first: its weights are what this begins with")
+        _train_this(output, {"overrides": [f"experiment={name}"]}, settings)
+    return _train_this(output, request, settings)
+
+
+def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     from flows.child import stopping_on_signals
     from flows.commands.display import Display
     from flows.lab import health

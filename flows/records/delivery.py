@@ -287,6 +287,8 @@ class Delivery:
                 waiting.parameters |= {k: v for k, v in translate.parameters(facts["config"]).items() if k not in self._parameters}
             case "data" if not self.progress.brief:
                 self._dataset(facts)
+            case "pretrained":
+                self._lineage(facts.get("origin") or {})
             case "result":  # a run that is resumed at its end says its result again
                 there = {} if self._fresh else self.client.get_run(self._run).data.metrics
                 waiting.points += [point for point in translate.final(facts, line["t"]) if there.get(point[0]) != point[1]]
@@ -303,6 +305,22 @@ class Delivery:
         entity = DatasetInput(Dataset(**translate.dataset(facts)), [InputTag("mlflow.data.context", "training")])
         self.client.log_inputs(self._run, datasets=[entity])
 
+    def _lineage(self, origin: Mapping[str, Any]) -> None:
+        """Link the run and the one whose weights it began with, both ways: MLflow shows the model among this run's inputs."""
+        from mlflow.entities import LoggedModelInput
+        from mlflow.exceptions import MlflowException
+
+        earlier = _kept(self.folder.parent / str(origin.get("run"))) | {key: value for key, value in origin.items() if value}
+        try:
+            if earlier.get("model_id"):
+                self.client.log_inputs(self._run, models=[LoggedModelInput(earlier["model_id"])])
+            if earlier.get("mlflow_run_id"):
+                self.client.set_tag(self._run, "lab.pretrained.mlflow_run_id", earlier["mlflow_run_id"])
+                self.client.set_tag(earlier["mlflow_run_id"], f"lab.pretrains.{self.folder.name}", self._run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody deleted the earlier run, or it is in another store
+                raise
+
     def _send(self, points: list[translate.Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Points, parameters and tags in as few calls as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
@@ -316,6 +334,14 @@ class Delivery:
             self.client.log_batch(self._run, metrics=metrics[:room], params=params[:pairs], tags=labels[:pairs])
             del metrics[:room], params[:pairs], labels[:pairs]
         self._parameters |= parameters.keys()
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What delivery.json of another run says; empty where there is none."""
+    try:
+        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 @dataclass

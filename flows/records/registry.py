@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION = "champion"
+ORIGIN = "origin.json"
+"""Where a fetched version came from, in its folder here."""
 DATA = "data/model"
 """Where the model folder is inside a logged model; pyfunc puts it there."""
 
@@ -142,19 +144,42 @@ def resolve(address: str, tracking_uri: str, *, home: Path) -> Path:
     version = _aliased(client, name, alias)
     if version is None:
         raise RequestError(f"there is no registered model {name}@{alias}; {_offer(client, name)}")
-    target = home / "registry" / name / str(version.version)
+    return _folder(client, version, tracking_uri, home)
+
+
+def from_experiment(experiment: str, tracking_uri: str, *, home: Path) -> Path | None:
+    """The local model folder of the newest version that a run of `experiment` earned; None when there is none. Fetched once, as above."""
+    client = tracking_client(tracking_uri)
+    found = client.search_model_versions(f"tags.experiment = '{experiment}'")
+    if not found:
+        return None
+    return _folder(client, max(found, key=lambda version: int(version.creation_timestamp)), tracking_uri, home)
+
+
+def _folder(client: MlflowClient, version: Any, tracking_uri: str, home: Path) -> Path:
+    """A version's model folder here, fetched when it is not."""
+    target = home / "registry" / str(version.name) / str(version.version)
     if not target.exists():
-        _fetch(client.get_model_version_download_uri(name, version.version), tracking_uri, target)
+        tags = version.tags
+        origin = {
+            "registered": f"{version.name} version {version.version}",
+            "run": tags.get("run"),
+            "experiment": tags.get("experiment"),
+            "mlflow_run_id": version.run_id,
+            "model_id": tags.get("model_id"),
+        }
+        _fetch(client.get_model_version_download_uri(version.name, version.version), tracking_uri, target, origin)
     return target
 
 
-def _fetch(source: str, tracking_uri: str, target: Path) -> None:
-    """Fetch a version's model folder, whole or not at all."""
+def _fetch(source: str, tracking_uri: str, target: Path, origin: dict[str, Any]) -> None:
+    """Fetch a version's model folder, whole or not at all, and say in it where it came from."""
     from mlflow.artifacts import download_artifacts
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as temporary:
         path = Path(download_artifacts(f"{source}/{DATA}", dst_path=temporary, tracking_uri=tracking_uri))
+        (path / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
         try:
             path.rename(target)
         except OSError:

@@ -78,6 +78,9 @@ def tags(run: str, event: str, facts: Mapping[str, Any]) -> dict[str, str]:
             found = _tags_of_start(run, facts)
         case "data":
             found = {"lab.data": facts["name"], "lab.data.fingerprint": facts["fingerprint"]}
+        case "pretrained":
+            found = {f"lab.pretrained.{key}": value for key, value in (facts.get("origin") or {}).items()}
+            found["lab.pretrained.weights_sha256"] = facts.get("weights_sha256")
         case "model":
             found = {"lab.device": facts.get("device"), "lab.parameters": facts.get("parameters")}
         case "stage" if facts.get("state") == "finished":

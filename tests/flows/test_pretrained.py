@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from components.data.tokens import BERTS_SPECIALS, TokenSettings
 from components.errors import CheckpointError, RequestError
+from components.hugging_face import exchange, folder
+from components.models.bert import Bert
 from components.training.checkpoint import write_tensors
+from flows import pretraining
 from flows.lab.settings import Settings
 from flows.pretrained import load_pretrained, locate
 from flows.records.journal import Journal
@@ -39,7 +43,7 @@ def test_what_fits_is_taken_and_the_new_head_stays(settings: Settings, tmp_path:
     old, new = network(10), network(2)
     head = new[2].weight.clone()
     path = write_tensors(tmp_path / "old.safetensors", old.state_dict(), {})
-    said = load_pretrained(new, f"file:{path}", settings)
+    said = load_pretrained(new, {"pretrained": f"file:{path}"}, {}, settings)
     assert torch.equal(new[0].weight, old[0].weight)
     assert torch.equal(new[2].weight, head)
     assert said["taken"] == ["0.bias", "0.weight"]
@@ -69,10 +73,105 @@ def test_an_address_that_leads_nowhere_is_said(settings: Settings, address: str,
         locate(address, settings)
 
 
+SIZES = {"context": 6, "segments": 2, "channels": 8, "heads": 2, "layers": 1, "expansion": 2, "dropout": 0.0, "epsilon": 1e-12}
+VOCABULARY = TokenSettings(tokens="wordpiece").train(["a good film"], specials=BERTS_SPECIALS)
+FACTS = {"vocabulary": VOCABULARY.dump(), "vocabulary_size": len(VOCABULARY), "classes": 3, "predicts": "sequence"}
+
+
+def bert(**changes: object) -> Bert:
+    return Bert(**{**SIZES, "vocabulary_size": len(VOCABULARY), "classes": 3, "activation": nn.GELU, **changes})  # type: ignore[arg-type]
+
+
+def request(path: Path, **changes: object) -> dict[str, object]:
+    model = {"_target_": "components.models.bert.Bert", **SIZES, **changes}
+    return {"pretrained": f"hf:{path}", "model": model, "activation": {"_target_": "torch.nn.GELU", "_partial_": True}}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> tuple[Path, Bert]:
+    """A checkpoint in Hugging Face's layout, in two pieces, of a model that tells other classes."""
+    model = bert(classes=5)
+    arguments = {**SIZES, "vocabulary_size": len(VOCABULARY), "classes": 5, "activation": "gelu"}
+    made = exchange.checkpoint("components.models.bert.Bert", model.state_dict(), arguments, VOCABULARY.dump())
+    folder.write(tmp_path / "elsewhere", made, shard_bytes=2000)
+    return tmp_path / "elsewhere", model
+
+
+def test_a_checkpoint_from_elsewhere_is_taken_over(settings: Settings, elsewhere: tuple[Path, Bert]) -> None:
+    path, old = elsewhere
+    new = bert()
+    said = load_pretrained(new, request(path), FACTS, settings)
+    for name, tensor in new.state_dict().items():
+        assert torch.equal(tensor, old.state_dict()[name]) is not name.startswith("head.classes")
+    assert said["initialized"] == said["unused"] == ["head.classes.bias", "head.classes.weight"]
+    deeper = bert(layers=2)
+    assert "blocks.1.attention.key.bias" in load_pretrained(deeper, request(path, layers=2), FACTS, settings)["initialized"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "why"),
+    [
+        ({"heads": 4, "epsilon": 1e-5}, {}, r"is another model than this one: model\.heads=2 model\.epsilon=1e-12"),
+        ({"_target_": "components.models.gpt.GPT"}, {}, r"is another model than this one: model=bert"),
+        ({}, {"vocabulary_size": 7}, r"knows 24 tokens, these data have 7: data\.tokens=/"),
+        (
+            {},
+            {"vocabulary": TokenSettings().train(["other"]).dump()},
+            r"was taught another vocabulary than these data have: data\.tokens=/",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_sizes_or_words_is_refused(
+    settings: Settings, elsewhere: tuple[Path, Bert], changes: dict[str, object], facts: dict[str, object], why: str
+) -> None:
+    with pytest.raises(RequestError, match=why):
+        load_pretrained(bert(), request(elsewhere[0], **changes), FACTS | facts, settings)
+
+
+def test_another_activation_is_refused(settings: Settings, elsewhere: tuple[Path, Bert]) -> None:
+    config = request(elsewhere[0]) | {"activation": {"_target_": "torch.nn.GELU", "_partial_": True, "approximate": "tanh"}}
+    with pytest.raises(RequestError, match="activation=gelu"):
+        load_pretrained(bert(), config, FACTS, settings)
+
+
+def test_a_folder_of_the_wrong_kind_is_said(settings: Settings, elsewhere: tuple[Path, Bert], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"is in Hugging Face's layout: pretrained=hf:/"):
+        locate(f"file:{elsewhere[0]}", settings)
+    with pytest.raises(CheckpointError, match=r"pretrained: .* has no config\.json: it is no checkpoint"):
+        load_pretrained(bert(), request(tmp_path), FACTS, settings)
+    run = finished(settings, "a-1", "a", 0.8, network(2))
+    assert locate(f"file:{run / 'model'}", settings) == run / "model" / "model.safetensors"
+
+
+def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
+    run = finished(settings, "a-1", "a", 0.8, bert())
+    other = TokenSettings(tokens="wordpiece").train(["a mild girl"], specials=BERTS_SPECIALS)
+    (run / "model" / "data.json").write_text(json.dumps({"facts": {"vocabulary": other.dump()}}))
+    with pytest.raises(RequestError, match=r"was taught another vocabulary than these data have"):
+        load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)
+    (run / "model" / "data.json").write_text(json.dumps({"facts": {"vocabulary": VOCABULARY.dump()}}))
+    assert load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)["origin"] == {"run": "a-1", "experiment": "a"}
+
+
+def test_what_is_to_be_trained_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pretraining.needed(["experiment=mlp_digits"], settings) == []
+    assert pretraining.needed(["experiment=mlp_digits", "pretrained=experiment:mlp_mnist"], settings) == ["mlp_mnist"]
+    with pytest.raises(RequestError, match=r"there is no experiment 'mlp_mnits' to train first \(did you mean 'mlp_mnist'\?\)"):
+        pretraining.needed(["pretrained=experiment:mlp_mnits"], settings)
+    chain = {"mlp_digits": "experiment:mlp_mnist", "mlp_mnist": "experiment:vgg_mnist", "vgg_mnist": None}
+    monkeypatch.setattr(pretraining, "compose", lambda overrides: {"pretrained": chain[overrides[0].removeprefix("experiment=")]})
+    assert pretraining.needed(["experiment=mlp_digits"], settings) == ["vgg_mnist", "mlp_mnist"]
+    finished(settings, "b-1", "vgg_mnist", 0.9, network(2))
+    assert pretraining.needed(["experiment=mlp_digits"], settings) == ["mlp_mnist"]
+    chain["mlp_mnist"] = "experiment:mlp_digits"
+    with pytest.raises(RequestError, match="mlp_mnist ← mlp_digits ← mlp_mnist begin with each other's weights"):
+        pretraining.needed(["experiment=mlp_digits"], settings)
+
+
 def test_weights_of_something_else_are_refused(settings: Settings, tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {})
     with pytest.raises(RequestError, match="fits this model"):
-        load_pretrained(network(2), f"file:{path}", settings)
+        load_pretrained(network(2), {"pretrained": f"file:{path}"}, {}, settings)
     path.write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_pretrained(network(2), f"file:{path}", settings)
+        load_pretrained(network(2), {"pretrained": f"file:{path}"}, {}, settings)

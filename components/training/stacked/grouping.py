@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from components.data.batches import Batches
 from components.protocols import Batch, Objective
 from components.training.device import AUTOCAST, to_device
+from components.training.settings import Trainer
 from components.training.stacked.program import Program
 from components.training.stacked.repeated import Value
 from components.training.stacked.tape import NotStackableError, record_step
@@ -73,10 +74,9 @@ def can_stack(trial: StackedTrial) -> str | None:
 
     Its step is recorded, repeated for two trials with other weights and another batch, and must come to the same as alone.
     """
-    if trial.settings.accumulate > 1:
-        return "it accumulates gradients over several batches"
-    if trial.settings.precision in AUTOCAST:
-        return f"it computes in {trial.settings.precision}"
+    refused = _refused(trial.settings)
+    if refused is not None:
+        return refused
     if type(trial.optimizer) not in SLOTS:
         return f"{type(trial.optimizer).__name__} has no update rule for many trials"
     for name, module in trial.model.named_modules():
@@ -88,6 +88,14 @@ def can_stack(trial: StackedTrial) -> str | None:
     except NotStackableError as error:
         return str(error)
     return None
+
+
+def _refused(settings: Trainer) -> str | None:
+    if settings.accumulate > 1:
+        return "it accumulates gradients over several batches"
+    if settings.precision in AUTOCAST:
+        return f"it computes in {settings.precision}"
+    return "its layers do not all learn at the same rate" if settings.frozen or settings.layer_decay != 1 else None
 
 
 def _must_agree(model: nn.Module, objective: Objective, batch: Batch) -> None:
