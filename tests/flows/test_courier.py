@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from run_folders import CONFIG, DATA, begin, picture, result, train
+from run_folders import CONFIG, DATA, begin, model_folder, picture, result, train
 
 from flows.records.courier import Courier, deliver_pending
 from flows.records.delivery import Delivery, Progress, exclusive
@@ -368,6 +368,39 @@ def test_waiting_for_a_server_that_is_away_can_be_given_up(folder: Path) -> None
     assert time.monotonic() - began < 30
     assert not receipt.complete
     assert receipt.mlflow_run_id is None
+
+
+def test_where_the_first_weights_came_from_is_linked_both_ways(folder: Path, uri: str, artifacts: str) -> None:
+    earlier = folder.parent / "kjv_bert-20261122-120000-aaaa"
+    with Journal(earlier) as journal:
+        begin(journal)
+        result(journal)
+    model_folder(earlier)
+    receipt = deliver_pending(folder.parent, uri, experiment=EXPERIMENT, artifacts=artifacts)[earlier.name]
+    with Journal(folder) as journal:
+        begin(journal)
+        journal.event("pretrained", weights_sha256="e" * 64, origin={"run": earlier.name, "experiment": "kjv_bert"})
+        result(journal)
+    later = deliver_pending(folder.parent, uri, experiment=EXPERIMENT, artifacts=artifacts)[folder.name].mlflow_run_id
+    client = tracking_client(uri)
+    run, before = client.get_run(str(later)), client.get_run(str(receipt.mlflow_run_id))
+    assert {key: value for key, value in run.data.tags.items() if key.startswith("lab.pretrained")} == {
+        "lab.pretrained.run": earlier.name,
+        "lab.pretrained.experiment": "kjv_bert",
+        "lab.pretrained.weights_sha256": "e" * 64,
+        "lab.pretrained.mlflow_run_id": receipt.mlflow_run_id,
+    }
+    assert before.data.tags[f"lab.pretrains.{folder.name}"] == later
+    assert [model.model_id for model in run.inputs.model_inputs] == [receipt.model_id]
+
+
+def test_a_run_whose_first_weights_were_deleted_arrives(folder: Path, uri: str, artifacts: str) -> None:
+    with Journal(folder) as journal:
+        begin(journal)
+        journal.event("pretrained", weights_sha256="e" * 64, origin={"run": "gone", "mlflow_run_id": "0" * 32, "model_id": "m-" + "0" * 32})
+        result(journal)
+    assert deliver_pending(folder.parent, uri, experiment=EXPERIMENT, artifacts=artifacts)[folder.name].complete
+    assert only_run(tracking_client(uri)).data.tags["lab.pretrained.run"] == "gone"
 
 
 def test_a_tag_that_is_added_later_arrives(folder: Path, uri: str, artifacts: str) -> None:

@@ -1,5 +1,6 @@
 """The registry keeps the best by validation metric: of all, and of each architecture."""
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,8 +121,13 @@ def test_an_address_becomes_a_local_model_folder(client: MlflowClient, mlflow_ur
         folder = registry.resolve(address, mlflow_uri, home=home)
         assert folder == home / "registry" / NAME / "1"
         assert (folder / "model.safetensors").read_bytes() == weights
-        assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "data.json"}
+        assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "data.json", "origin.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
+    assert registry.from_experiment("e", mlflow_uri, home=home) == folder
+    assert registry.from_experiment("f", mlflow_uri, home=home) is None
+    version = client.get_model_version(NAME, "1")
+    origin = {"run": "run-0.5", "experiment": "e", "mlflow_run_id": version.run_id, "model_id": version.tags["model_id"]}
+    assert json.loads((folder / "origin.json").read_text()) == {"registered": f"{NAME} version 1", **origin}
 
 
 def test_a_wrong_address_says_what_there_is(client: MlflowClient, mlflow_uri: str, tmp_path: Path) -> None:
