@@ -6,7 +6,8 @@ such trees. OpenCV's implementation is used; what we add is an order that can be
 which nothing seeds, so the same picture gives the same regions in another order each time; ours are ordered by size.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,6 +36,10 @@ class SelectiveSearch:
     sigma: Annotated[float, Gt(0)] = 0.8
     smallest: Annotated[int, Ge(1)] = 4
     limit: Annotated[int, Ge(1)] = 2000
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the regions: the settings, and OpenCV's version."""
+        return {"search": "selective_search", "opencv": version("opencv-contrib-python-headless"), **asdict(self)}
 
     def regions(self, picture: Tensor) -> Tensor:
         """The regions of one picture, the largest first.

@@ -12,7 +12,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -106,9 +106,12 @@ def read(section: Any, key: str, *, group: str | None = None, expected: Any = No
 
 def signature(target: Callable[..., Any], key: str) -> dict[str, tuple[Any, bool]]:
     """Parameter → (annotation, whether it has to be given) of a class's constructor or a function. Raises ConfigError if it has none."""
-    function = target.__init__ if inspect.isclass(target) else target
+    if is_dataclass(target):
+        annotated: Any = target  # its fields, each read where its own class is written: a dataclass may inherit some
+    else:
+        annotated = target.__init__ if inspect.isclass(target) else target
     try:
-        hints = get_type_hints(function, include_extras=True)
+        hints = get_type_hints(annotated, include_extras=True)
         parameters = inspect.signature(target).parameters
     except (NameError, TypeError, ValueError) as error:
         raise ConfigError(f"{key}._target_: {target.__qualname__} does not say what it takes ({error})") from error
