@@ -1,7 +1,7 @@
 """Pictures with regions that may hold objects, found once when the data are prepared: for detectors that propose none themselves.
 
-Beside what the data set writes stands `regions.safetensors`: `regions` (M, 4) of all pictures of a split after each other, `SPLIT.bounds`.
-Batches get `regions`, a list of B × (r, 4) float32 pixels.
+Beside what the data set writes stands `regions.safetensors`, with the regions of each split's pictures one after the other (see `ragged`).
+Batches get `regions`, a list of B × (r, 4) float32 `xyxy` in pixels.
 
 Searching takes far longer than a training step, and its answer never changes; so it belongs to the data. What it takes is measured while
 preparing and stands in the card (`milliseconds`, a picture): at a new picture a detector has to wait for it.
@@ -60,9 +60,10 @@ class RegionSplit:
         """(r, 4) of example `place`."""
         return self._regions.row(place).reshape(-1, 4)
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the split knows of its examples: `picture`, `objects` …"""
-        return getattr(self._of, name)
+    def picture(self, place: int) -> Tensor:
+        """Example `place` to look at, as the split shows it."""
+        picture: Tensor = self._of.picture(place)  # type: ignore[attr-defined]  # splits of pictures have it
+        return picture
 
 
 @dataclass(frozen=True, kw_only=True)

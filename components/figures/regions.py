@@ -58,7 +58,7 @@ def matched_figure(picture: Any, boxes: Tensor, matched: Tensor, objects: Tensor
     show(marked, picture)
     for place in range(len(objects)):
         draw_boxes(marked, boxes[matched == place], colour=COLOURS[place % len(COLOURS)], width=0.9)
-    met = len(matched.unique())
+    met = len(set(matched.tolist()))
     marked.set_title(f"{len(boxes)} {what} for {met} of them", fontsize=style.LABEL, color=style.INK)
     style.headline(figure, f"Which {what} answer for which object")
     return style.finish(figure)

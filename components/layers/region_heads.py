@@ -22,6 +22,7 @@ Pooling = Literal["align", "max"]
 CODER = BoxCoder(variances=(0.1, 0.1, 0.2, 0.2))
 """How the offsets from regions are meant: about as large as the logits, so that both losses count (Girshick 2015, section 2.3)."""
 
+
 class Judged(NamedTuple):
     """What region heads say of regions.
 
@@ -40,7 +41,7 @@ class Judged(NamedTuple):
         counts = [len(of_one) for of_one in self.regions]
         boxes = CODER.decode(self.offsets, torch.cat(self.regions)[:, None])
         scores = self.logits.softmax(dim=1)[:, 1:]
-        return list(zip(boxes.split(counts), scores.split(counts), strict=True))
+        return list(zip(torch.split(boxes, counts), torch.split(scores, counts), strict=True))
 
 
 class RegionHeads(nn.Module):
@@ -86,4 +87,4 @@ class RegionHeads(nn.Module):
         else:
             pooled = roi_align(features, regions, self.pool_to, scale=scale)
         hidden = self.layers(pooled.flatten(1))  # (R, C, P, P) → (R, C·P·P) → (R, F)
-        return Judged(regions, self.logits(hidden), self.offsets(hidden).unflatten(1, (self.classes, 4)))
+        return Judged(regions, self.logits(hidden), self.offsets(hidden).view(-1, self.classes, 4))

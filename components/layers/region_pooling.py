@@ -34,7 +34,7 @@ def roi_align(features: Tensor, regions: list[Tensor], size: int, *, scale: floa
     if features.device.type != "cpu":
         cells: Tensor = kernel(features, regions, size, spatial_scale=scale, sampling_ratio=SAMPLES)
     else:
-        cells = _Align.apply(features, regions, size, scale)  # type: ignore[no-untyped-call]
+        cells = _Align.apply(features, regions, size, scale)
     return cells
 
 
@@ -46,11 +46,11 @@ class _Align(Function):
         return cells
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         _, channels, height, width = context.map
         counts = [len(of_one) for of_one in context.regions]
         of_maps = []
-        for of_one, cells in zip(context.regions, gradient.split(counts), strict=True):
+        for of_one, cells in zip(context.regions, torch.split(gradient, counts), strict=True):
             left, top, right, bottom = (of_one.to(gradient) * context.scale).unbind(1)
             rows = interpolation(top, bottom, size=context.size, length=height)  # (r, P, h)
             columns = interpolation(left, right, size=context.size, length=width)  # (r, P, w)
@@ -75,4 +75,4 @@ def interpolation(low: Tensor, high: Tensor, *, size: int, length: int) -> Tenso
     counts = (places >= -1) & (places <= length)
     places = places.clamp(0, length - 1)
     near = (1 - (places[..., None] - torch.arange(length, device=low.device)).abs()).clamp(min=0)
-    return (near * counts[..., None]).unflatten(1, (size, SAMPLES)).mean(dim=2)
+    return (near * counts[..., None]).view(-1, size, SAMPLES, length).mean(dim=2)

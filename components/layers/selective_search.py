@@ -76,5 +76,5 @@ class SelectiveSearch:
                 search.switchToSelectiveSearchFast(self.base, self.base, self.sigma)
             case "quality":
                 search.switchToSelectiveSearchQuality(self.base, self.base, self.sigma)
-        found = search.process().astype(np.int64)  # x, y, width, height
+        found = np.asarray(search.process(), dtype=np.int64).reshape(-1, 4)  # x, y, width, height
         return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)

@@ -4,8 +4,8 @@ The idea: R-CNN sends every region through the convolutions; here the whole pict
 search has found before, is cut out of the map by RoI pooling. A fully connected softmax stands in for the SVMs, and classes and boxes are
 trained together. What remains slow is selective search.
 
-With `stages=VGG16`, `head=[4096, 4096]` and `pool_to=7` it is the paper's network (its truncated SVD left out). Parameters of `features` are
-named as VGG's, so its weights can be taken over.
+With `stages=VGG16`, `head=[4096, 4096]` and `pool_to=7` it is the paper's network (its truncated SVD left out). Parameters of `features`
+are named as VGG's, so its weights can be taken over.
 
 Shapes: B pictures of H × W, C channels, R regions of all pictures, K classes.
 """

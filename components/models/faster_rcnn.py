@@ -5,8 +5,8 @@ Fast R-CNN say what it is, and where exactly. Nothing outside the network is ask
 
 Where we differ from the paper: all of it is trained jointly by one sum of losses ("approximate joint training"), not in four steps;
 RoI align stands in for RoI pooling unless `pooling` says otherwise; see `layers.region_proposals` for the proposals. With
-`stages=VGG16`, `head=[4096, 4096]`, `pool_to=7`, `sizes=[128, 256, 512]` it is the paper's network, and torchvision's `FasterRCNN` on VGG16's
-map computes the same (see its test). Parameters of `features` are named as VGG's, so its weights can be taken over.
+`stages=VGG16`, `head=[4096, 4096]`, `pool_to=7` and `sizes=[128, 256, 512]` it is the paper's network, and torchvision's `FasterRCNN` on
+VGG16's map computes the same (see its test). Parameters of `features` are named as VGG's, so its weights can be taken over.
 
 Shapes: B pictures of H × W, C channels, R regions of all pictures, K classes.
 """

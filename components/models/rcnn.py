@@ -5,7 +5,7 @@ goes through the CNN by itself. It is trained in three stages, each on what the 
 and background; a linear SVM for each class on the features of the last hidden layer; a linear regression for each class, from the features
 of the last convolution to where the object's box is. A stage is a training like any other, begun with `pretrained` from the one before.
 
-Where we differ from the paper: VGG's stages for AlexNet's, smaller crops, and gradient steps where it solves for the SVMs and the regression.
+Where we differ from the paper: VGG's stages for AlexNet's, smaller crops, gradient steps where it solves for the SVMs and the regression.
 
 Legend: B pictures, R regions of all pictures, S crop size, C channels, F features of a region, K classes.
 """
@@ -40,9 +40,9 @@ class Regarded(NamedTuple):
     offsets: Tensor | None
 
     def candidates(self, regions: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """For each picture boxes, (r, 4) or from the third stage (r, K, 4), and a number in 0 … 1 that grows with each class's score (r, K).
+        """For each picture boxes, (r, 4) or from the third stage (r, K, 4), and for each class a number in 0 … 1, (r, K).
 
-        Of SVMs it is the sigmoid of the margin, no probability: 0.5 is where the SVM decides.
+        The number grows with the class's score. Of an SVM it is the sigmoid of the margin, no probability: 0.5 is where it decides.
         """
         counts = [len(of_one) for of_one in regions]
         every = torch.cat(regions)
@@ -52,7 +52,7 @@ class Regarded(NamedTuple):
         else:
             assert self.logits is not None
             scores = self.logits.softmax(dim=1)[:, 1:]
-        return list(zip(boxes.split(counts), scores.split(counts), strict=True))
+        return list(zip(torch.split(boxes, counts), torch.split(scores, counts), strict=True))
 
 
 class Warp(nn.Module):
@@ -156,7 +156,7 @@ class RCNN(nn.Module):
         hidden = self.layers(convolved)  # (R, F)
         if self.stage == "features":
             return Regarded(self.logits(hidden), None, None)
-        offsets = self.offsets(convolved).unflatten(1, (self.classes, 4)) if self.stage == "boxes" else None
+        offsets = self.offsets(convolved).view(-1, self.classes, 4) if self.stage == "boxes" else None
         return Regarded(None, self.svms(hidden), offsets)
 
     def candidates(self, inputs: Tensor, regions: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

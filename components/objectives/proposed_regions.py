@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterRCNN(Detection):
+class ProposedRegions(Detection):
     """A detector that returns `Found` (see `components.models.faster_rcnn`) learns to propose regions, and to tell what they hold.
 
     Args:
@@ -49,9 +49,7 @@ class FasterRCNN(Detection):
     def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss`, the sum of `objectness` and `proposal_boxes` (the proposals') and `classes` and `boxes` (the heads')."""
         boxes, labels = batch["boxes"], batch["labels"]
-        sampler = RegionSampler(
-            count=self.regions, positive_share=self.positive_share, positive=self.positive, negative=self.positive
-        )
+        sampler = RegionSampler(count=self.regions, positive_share=self.positive_share, positive=self.positive, negative=self.positive)
         drawn: list[RegionSample] = []
 
         def choose(proposals: list[Tensor]) -> list[Tensor]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastRCNN(Detection):
+class GivenRegions(Detection):
     """A detector that returns `Judged` (see `components.layers.region_heads`) learns what the given regions hold. Batches have `regions`.
 
     Args:

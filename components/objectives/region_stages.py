@@ -27,7 +27,7 @@ from components.layers.boxes import iou
 from components.layers.region_heads import CODER
 from components.layers.region_sampling import RegionSampler
 from components.objectives.detection import Candidates, Detection
-from components.objectives.fast_rcnn import given_regions, regions_shown
+from components.objectives.given_regions import given_regions, regions_shown
 from components.protocols import Batch, Model, Split
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RCNN(Detection):
+class RegionStages(Detection):
     """A detector that returns `Regarded` (see `components.models.rcnn`) learns one stage. Batches have `regions`.
 
     Args:
@@ -75,7 +75,7 @@ class RCNN(Detection):
             case "boxes":
                 sample = self._sampler(self.near, share=1.0).sample(*_given(batch))
                 counts = [len(of_one) for of_one in sample.regions]
-                near = [of_one[label > 0] for of_one, label in zip(sample.regions, sample.labels.split(counts), strict=True)]
+                near = [of_one[label > 0] for of_one, label in zip(sample.regions, torch.split(sample.labels, counts), strict=True)]
                 holds = sample.labels.nonzero().flatten()
                 offsets = self._said(model(batch["inputs"], near).offsets)
                 wanted = CODER.encode(sample.boxes[holds], torch.cat(near))
@@ -117,7 +117,8 @@ def svm_verdicts(regions: Tensor, boxes: Tensor, labels: Tensor, *, classes: int
     """
     nearest = regions.new_zeros(len(regions), classes)
     overlap = iou(regions, boxes)
-    nearest.index_reduce_(1, labels, overlap, "amax")
+    for place, label in enumerate(labels.tolist()):
+        nearest[:, label] = torch.maximum(nearest[:, label], overlap[:, place])
     verdicts = torch.where(nearest < far, -1.0, 0.0)
     verdicts[torch.arange(len(labels)), labels] = 1.0
     return verdicts
