@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.lab.settings import WORK_POOL, Settings
+from flows.lab.settings import SECRET, WORK_POOL, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWS = {
@@ -27,7 +27,8 @@ def deploy(settings: Settings) -> list[str]:
     from prefect import flow, get_client
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    environment = {**settings.lab_environment(), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
+    shown = {name: value for name, value in settings.lab_environment().items() if name not in SECRET}  # everybody sees a deployment's
+    environment = {**shown, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
     deployed = []
     for name, (entrypoint, description) in FLOWS.items():
         remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)

@@ -49,9 +49,9 @@ def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Qu
     if not health.answers(settings, "prefect"):
         raise RequestError("no lab is running, so there is no worker to hand the run to: lab up --detach starts it")
     try:
-        found = health.call(f"{settings.prefect_api}/deployments/name/{deployment}")
+        found = health.ask(settings, f"/deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        flow_run = health.call(f"{settings.prefect_api}/deployments/{found['id']}/create_flow_run", body)
+        flow_run = health.ask(settings, f"/deployments/{found['id']}/create_flow_run", body)
     except urllib.error.HTTPError as error:
         kind = RequestError if error.code in REFUSED else RunError
         raise kind(f"the Prefect server did not take the run of {deployment}: {error}") from error
@@ -67,15 +67,15 @@ def follow(settings: Settings, queued: Queued, say: Callable[[str], None]) -> tu
         RunError: the server is gone.
     """
     try:
-        return _follow(settings.prefect_api, queued.id, say)
+        return _follow(settings, queued.id, say)
     except OSError as error:
         raise RunError(f"the Prefect server does not answer any more ({error}); the run may well go on: {queued.page}") from error
 
 
-def _follow(api: str, flow_run: str, say: Callable[[str], None]) -> tuple[str, str]:
-    logs = _new_logs(api, flow_run)
+def _follow(settings: Settings, flow_run: str, say: Callable[[str], None]) -> tuple[str, str]:
+    logs = _new_logs(settings, flow_run)
     while True:
-        state = health.call(f"{api}/flow_runs/{flow_run}", timeout=PATIENCE)["state"] or {"type": "PENDING"}
+        state = health.ask(settings, f"/flow_runs/{flow_run}", timeout=PATIENCE)["state"] or {"type": "PENDING"}
         for line in next(logs):
             say(line)
         if state["type"] in ENDED:
@@ -86,12 +86,12 @@ def _follow(api: str, flow_run: str, say: Callable[[str], None]) -> tuple[str, s
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _new_logs(api: str, flow_run: str) -> Iterator[list[str]]:
+def _new_logs(settings: Settings, flow_run: str) -> Iterator[list[str]]:
     """Each time, the log lines that are there since the last time."""
     seen = 0
     while True:
         query = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC", "offset": seen, "limit": 200}
-        lines = health.call(f"{api}/logs/filter", query, timeout=PATIENCE)
+        lines = health.ask(settings, "/logs/filter", query, timeout=PATIENCE)
         seen += len(lines)
         yield [f"{line['timestamp'][11:19]}  {line['message']}" for line in lines if not _is_chatter(line["message"])]
 
@@ -104,7 +104,7 @@ def _is_chatter(message: str) -> bool:
 def outcome(settings: Settings, queued: Queued) -> dict[str, Any]:
     """What a train run came to: `run`, `metrics`, `seconds`, `url`; fewer of them where another machine did it."""
     query = {"artifacts": {"flow_run_id": {"any_": [queued.id]}, "key": {"any_": ["metrics", "mlflow-run"]}}}
-    artifacts = {artifact["key"]: artifact for artifact in health.call(f"{settings.prefect_api}/artifacts/filter", query)}
+    artifacts = {artifact["key"]: artifact for artifact in health.ask(settings, "/artifacts/filter", query)}
     found: dict[str, Any] = {}
     if "metrics" in artifacts:
         found["metrics"] = {row["metric"]: float(row["value"]) for row in json.loads(artifacts["metrics"]["data"])}

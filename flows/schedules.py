@@ -57,7 +57,7 @@ def deployment(settings: Settings, name: str) -> dict[str, Any]:
     """
     with _asking(settings):
         try:
-            return dict(health.call(f"{settings.prefect_api}/deployments/name/{name}", timeout=PATIENCE))
+            return dict(health.ask(settings, f"/deployments/name/{name}", timeout=PATIENCE))
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
@@ -87,7 +87,7 @@ def every(settings: Settings) -> list[Schedule]:
     """
     with _asking(settings):
         query = {"work_pools": {"name": {"any_": [WORK_POOL]}}}
-        deployments = health.call(f"{settings.prefect_api}/deployments/filter", query, timeout=PATIENCE)
+        deployments = health.ask(settings, "/deployments/filter", query, timeout=PATIENCE)
     return sorted((_schedule(each, one) for one in deployments for each in one["schedules"]), key=lambda schedule: schedule.name)
 
 
@@ -121,10 +121,10 @@ def create(
         RunError: the server does not answer as it should.
     """
     with _asking(settings):
-        address = f"{settings.prefect_api}/deployments/{deployment['id']}/schedules"
+        path = f"/deployments/{deployment['id']}/schedules"
         try:
             body = [{"slug": name, "schedule": rule, "parameters": parameters}]
-            made = _schedule(health.call(address, body, timeout=PATIENCE)[0], deployment)
+            made = _schedule(health.ask(settings, path, body, timeout=PATIENCE)[0], deployment)
         except urllib.error.HTTPError as error:
             if error.code == 409:
                 raise taken(name) from None
@@ -154,7 +154,7 @@ def set_active(settings: Settings, schedule: Schedule, active: bool) -> None:
     """
     with _asking(settings):
         change = {"active": active, "parameters": schedule.parameters}  # Prefect empties the parameters when a change leaves them out
-        health.call(_address(settings, schedule), change, method="PATCH", timeout=PATIENCE)
+        health.ask(settings, _path(schedule), change, method="PATCH", timeout=PATIENCE)
         _plan(settings, schedule.deployment)
 
 
@@ -169,10 +169,10 @@ def delete(settings: Settings, schedule: Schedule) -> None:
     """
     with _asking(settings):
         others = [run for run in _waiting(settings, schedule.deployment) if run["created_by"]["id"] != schedule.id]
-        health.call(_address(settings, schedule), method="DELETE", timeout=PATIENCE)
+        health.ask(settings, _path(schedule), method="DELETE", timeout=PATIENCE)
         for run in others:
             body = {"name": run["name"], "parameters": run["parameters"], "state": {"type": "SCHEDULED"}}
-            health.call(f"{settings.prefect_api}/deployments/{run['deployment_id']}/create_flow_run", body, timeout=PATIENCE)
+            health.ask(settings, f"/deployments/{run['deployment_id']}/create_flow_run", body, timeout=PATIENCE)
         _plan(settings, schedule.deployment)
 
 
@@ -190,7 +190,7 @@ def upcoming(settings: Settings, schedule: Schedule, count: int = 1) -> list[dat
     }
     query = {"flow_runs": wanted, "sort": "NEXT_SCHEDULED_START_TIME_ASC", "limit": count}
     with _asking(settings):
-        found = health.call(f"{settings.prefect_api}/flow_runs/filter", query, timeout=PATIENCE)
+        found = health.ask(settings, "/flow_runs/filter", query, timeout=PATIENCE)
     return [datetime.fromisoformat(run["next_scheduled_start_time"]) for run in found]
 
 
@@ -204,8 +204,8 @@ def _schedule(record: Mapping[str, Any], deployment: Mapping[str, Any]) -> Sched
     return Schedule(record["id"], name, deployment, record["schedule"], record["parameters"], record["active"])
 
 
-def _address(settings: Settings, schedule: Schedule) -> str:
-    return f"{settings.prefect_api}/deployments/{schedule.deployment['id']}/schedules/{schedule.id}"
+def _path(schedule: Schedule) -> str:
+    return f"/deployments/{schedule.deployment['id']}/schedules/{schedule.id}"
 
 
 def _plan(settings: Settings, deployment: Mapping[str, Any]) -> None:
@@ -215,7 +215,7 @@ def _plan(settings: Settings, deployment: Mapping[str, Any]) -> None:
     their planned runs too), would miss what is due.
     """
     if not deployment["paused"]:
-        health.call(f"{settings.prefect_api}/deployments/{deployment['id']}/schedule", {}, timeout=PATIENCE)
+        health.ask(settings, f"/deployments/{deployment['id']}/schedule", {}, timeout=PATIENCE)
 
 
 def _waiting(settings: Settings, deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def _waiting(settings: Settings, deployment: Mapping[str, Any]) -> list[dict[str
         "created_by": {"type_": ["SCHEDULE"]},
         "next_scheduled_start_time": {"before_": datetime.now(UTC).isoformat()},
     }
-    found = health.call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": wanted}, timeout=PATIENCE)
+    found = health.ask(settings, "/flow_runs/filter", {"flow_runs": wanted}, timeout=PATIENCE)
     return [run for run in found if not run["run_count"]]
 
 

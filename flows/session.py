@@ -76,7 +76,7 @@ class Session:
             self.training.folder,
             tracking_uri=lambda: tracking_uri(self.settings),
             experiment=EXPERIMENT,
-            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            artifacts=self.settings.artifact_root,
             tags=self.tags,
             pid=self.training.pid,
             on_run=self._on_mlflow_run,

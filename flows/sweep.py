@@ -154,10 +154,10 @@ def _pool_workers(session: SweepSession) -> Iterator[int | None]:
     finally:
         for each in queued:
             with contextlib.suppress(OSError):
-                state = health.call(f"{session.settings.prefect_api}/flow_runs/{each.id}")["state"]["type"]
+                state = health.ask(session.settings, f"/flow_runs/{each.id}")["state"]["type"]
                 if state not in queue.ENDED:
                     body = {"state": {"type": "CANCELLING", "message": "The sweep has ended."}, "force": state == "SCHEDULED"}
-                    health.call(f"{session.settings.prefect_api}/flow_runs/{each.id}/set_state", body)
+                    health.ask(session.settings, f"/flow_runs/{each.id}/set_state", body)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.errors import RunError
+from components.errors import RequestError, RunError
 from flows.commands.output import Json, Output
 
 if TYPE_CHECKING:
@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything runs, instead of staying until Ctrl-C.")] = False,
+    team: Annotated[bool, typer.Option("--team", help="The servers ask for credentials, made now if there are none.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until everything has to answer.")] = 180.0,
     json: Json = False,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker."""
-    from flows.lab import servers
+    from flows.lab import access, servers
     from flows.lab.settings import Settings
 
     output, settings, begin = Output(json), Settings.load(), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    secured = access.read(settings.credentials) is not None
+    if team and not secured and servers.supervised(settings):
+        raise RequestError("the lab is running without credentials; lab down, then lab up --team")
+    if team and access.make(settings.credentials):
+        output.say(f"made credentials for everybody: they are in {settings.credentials}, which only you may read")
     with _Progress(output) as progress:
         try:
             started = servers.up(settings, progress.say, timeout=timeout)

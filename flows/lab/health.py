@@ -9,14 +9,37 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any
 
+from components.errors import RequestError
+from flows.lab import access
 from flows.lab.settings import WORK_POOL, Settings
 
-BUSY = 503
+BUSY, UNAUTHORIZED = 503, 401
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PROXIED = urllib.request.build_opener()
 
 
-def call(address: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0) -> Any:
+def ask(settings: Settings, path: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0) -> Any:
+    """`call` for a `path` of the Prefect server's API, with the lab's credentials where there are any.
+
+    Raises:
+        OSError: as for `call`.
+        RequestError: the server wants credentials, or other ones.
+    """
+    login = access.read(settings.credentials)
+    headers = login.prefect.header() if login else {}
+    try:
+        return call(f"{settings.prefect_api}{path}", body, method=method, timeout=timeout, headers=headers)
+    except urllib.error.HTTPError as error:
+        if error.code != UNAUTHORIZED:
+            raise
+        error.close()
+        have = f"those in {settings.credentials} are not right" if login else "this lab has none (LAB_CREDENTIALS names the file)"
+        raise RequestError(f"the Prefect server at {settings.prefect_api} asks for credentials, and {have}") from None
+
+
+def call(
+    address: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0, headers: Mapping[str, str] | None = None
+) -> Any:
     """The JSON (or text) that `address` answers: GET, or POST when there is a `body` (JSON values), unless `method` says another.
 
     A server that is too busy to take it is asked again for `timeout` seconds: Prefect's says so, and has done nothing, whenever two
@@ -26,7 +49,8 @@ def call(address: str, body: Any = None, *, method: str | None = None, timeout: 
         OSError: nobody answers within `timeout` seconds, or the answer is not a success (`urllib.error.HTTPError` has its `code`).
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address, data=data, headers={"Content-Type": "application/json"}, method=method)  # noqa: S310 — http(s) by Settings
+    given = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(address, data=data, headers=given, method=method)  # noqa: S310 — http(s) by Settings
     opener = _DIRECT if "://127.0.0.1:" in address else _PROXIED
     deadline = time.monotonic() + timeout
     while True:
@@ -79,7 +103,7 @@ def worker_name() -> str:
 def workers(settings: Settings, *, timeout: float = 5.0) -> list[dict[str, Any]]:
     """The workers of the work pool as Prefect knows them (`name`, `status`, `last_heartbeat_time` …); none when there is no pool yet."""
     try:
-        found: list[dict[str, Any]] = call(f"{settings.prefect_api}/work_pools/{WORK_POOL}/workers/filter", {}, timeout=timeout)
+        found: list[dict[str, Any]] = ask(settings, f"/work_pools/{WORK_POOL}/workers/filter", {}, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return []
@@ -91,19 +115,46 @@ def flow_runs(settings: Settings, *, now: str, timeout: float = 1.0) -> dict[str
     """How many flow runs are `running`, and `queued`: due by `now` (ISO 8601 with zone) but not started."""
     running = {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
     queued = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "next_scheduled_start_time": {"before_": now}}
-    count = f"{settings.prefect_api}/flow_runs/count"
-    return {name: int(call(count, {"flow_runs": each}, timeout=timeout)) for name, each in (("running", running), ("queued", queued))}
+
+    def count(which: Mapping[str, Any]) -> int:
+        return int(ask(settings, "/flow_runs/count", {"flow_runs": which}, timeout=timeout))
+
+    return {"running": count(running), "queued": count(queued)}
 
 
 def ensure_concurrency_limit(settings: Settings, name: str, slots: int) -> None:
     """Make the global concurrency limit `name` with `slots`, unless it is there (then its slots are somebody's choice)."""
-    limits = f"{settings.prefect_api}/v2/concurrency_limits/"
+    limits = "/v2/concurrency_limits/"
     try:
-        call(f"{limits}{name}")
+        ask(settings, f"{limits}{name}")
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
-        call(limits, {"name": name, "limit": slots})
+        ask(settings, limits, {"name": name, "limit": slots})
+
+
+def set_concurrency_limit(settings: Settings, name: str, slots: int) -> None:
+    """Make the global concurrency limit `name` with `slots`, or give the one that is there as many."""
+    ensure_concurrency_limit(settings, name, slots)
+    ask(settings, f"/v2/concurrency_limits/{name}", {"limit": slots}, method="PATCH")
+
+
+def make_mlflow_users(settings: Settings) -> None:
+    """Make MLflow's reader and editor with their rights, where the server has credentials and does not know them yet."""
+    login = access.read(settings.credentials)
+    if login is None or login.admin is None or login.reader is None:
+        return
+    header, api = login.admin.header(), f"{settings.mlflow_uri}/api"
+    there = {user["username"] for user in call(f"{api}/2.0/mlflow/users/list", headers=header)["users"]}
+    for user, (role, permission) in zip((login.reader, login.mlflow), access.ROLES.items(), strict=True):
+        if user.user in there:
+            continue
+        made = call(f"{api}/3.0/mlflow/roles/create", {"workspace": "default", "name": role}, headers=header)["role"]
+        for kind in access.KINDS:
+            grant = {"role_id": made["id"], "resource_type": kind, "resource_pattern": "*", "permission": permission}
+            call(f"{api}/3.0/mlflow/roles/permissions/add", grant, headers=header)
+        call(f"{api}/2.0/mlflow/users/create", {"username": user.user, "password": user.password}, headers=header)
+        call(f"{api}/3.0/mlflow/roles/assign", {"username": user.user, "role_id": made["id"]}, headers=header)
 
 
 def settle_lost_flow_runs(settings: Settings, alive: Set[str], before: datetime) -> list[str]:
@@ -127,10 +178,10 @@ def crash_orphaned_task_runs(settings: Settings) -> list[str]:
         "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
         "flow_runs": {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED", "COMPLETED"]}}},
     }
-    found = call(f"{settings.prefect_api}/task_runs/filter", query)
+    found = ask(settings, "/task_runs/filter", query)
     state = {"type": "CRASHED", "name": "Crashed", "message": "The lab was cut off while this ran."}
     for each in found:
-        call(f"{settings.prefect_api}/task_runs/{each['id']}/set_state", {"state": state, "force": True})
+        ask(settings, f"/task_runs/{each['id']}/set_state", {"state": state, "force": True})
     return [str(each["name"]) for each in found]
 
 
@@ -139,7 +190,7 @@ def _claiming(
 ) -> list[dict[str, Any]]:
     """The flow runs that claim since `before` to run or to be about to."""
     claim = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}, **(about or {})}
-    found: list[dict[str, Any]] = call(f"{settings.prefect_api}/flow_runs/filter", {"flow_runs": claim, **query})
+    found: list[dict[str, Any]] = ask(settings, "/flow_runs/filter", {"flow_runs": claim, **query})
     return [each for each in found if datetime.fromisoformat(each["state"]["timestamp"]) < before]
 
 
@@ -152,5 +203,5 @@ def _settle(settings: Settings, lost: Mapping[str, Any]) -> str:
         "name": name,
         "message": f"The lab was cut off {'before this started' if kind == 'SCHEDULED' else 'while this ran'}.",
     }
-    call(f"{settings.prefect_api}/flow_runs/{lost['id']}/set_state", {"state": state, "force": True})
+    ask(settings, f"/flow_runs/{lost['id']}/set_state", {"state": state, "force": True})
     return str(lost["name"])

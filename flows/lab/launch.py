@@ -5,6 +5,7 @@ crash: clears away what a killed predecessor left behind (MLflow's web process o
 MLflow's database, lets the worker wait for its server, and settles the runs that were missed before the worker sees them.
 """
 
+import configparser
 import fcntl
 import os
 import signal
@@ -16,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from components.errors import RunError
-from flows.lab import health, processes, timetable
+from components.errors import RequestError, RunError
+from flows.lab import access, health, postgres, processes, timetable
 from flows.lab.settings import LOOPBACK, WORK_POOL, Settings
 
-Migration = Callable[[Settings, Path], list[str]]
-"""Settings and a file → the command that makes the tables in that file."""
+Migration = Callable[[], list[str]]
+"""Gives the command that makes the tables in the database that MLFLOW_BACKEND_STORE_URI names."""
 
 
 def main(server: str) -> int:
@@ -30,10 +31,11 @@ def main(server: str) -> int:
     environment = os.environ | settings.lab_environment() | settings.prefect_environment() | settings.mlflow_environment()
     processes.kill(processes.leftovers(settings.home, server))
     if server == "prefect":
-        os.execve(sys.executable, [sys.executable, "-m", "prefect", "server", "start"], environment)  # noqa: S606 — no shell is meant
+        command = [sys.executable, "-m", "prefect", "server", "start"]
+        os.execve(sys.executable, command, environment | prefect_server_environment(settings))  # noqa: S606 — no shell is meant
     if server == "mlflow":
         make_mlflow_database(settings)
-        os.execve(sys.executable, mlflow_command(settings), environment)  # noqa: S606
+        os.execve(sys.executable, mlflow_command(settings), environment | mlflow_server_environment(settings))  # noqa: S606
     wait_for_prefect(settings)
     for line in timetable.prepare(settings):
         sys.stdout.write(f"{line}\n")
@@ -67,10 +69,77 @@ def worker_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", *name, *limit]
 
 
+def prefect_server_environment(settings: Settings) -> dict[str, str]:
+    """What the Prefect server needs besides what its clients need; the database's password is in the environment, not in the command."""
+    origins = [f"http://{host}:{settings.prefect_port}" for host in _names(settings)]
+    login = access.read(settings.credentials)
+    return {
+        "PREFECT_SERVER_API_HOST": settings.host,
+        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(origins),  # by default any web site that a browser visits may call the API
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": settings.prefect_store,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
+        "PREFECT_UI_API_URL": f"{settings.prefect_ui}/api",
+    } | ({"PREFECT_SERVER_API_AUTH_STRING": login.prefect.string} if login else {})
+
+
+def mlflow_server_environment(settings: Settings) -> dict[str, str]:
+    """What the MLflow server needs besides what its clients need."""
+    names = _names(settings)
+    given = {
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_store,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*names, *(f"{host}:{settings.mlflow_port}" for host in names)]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{settings.mlflow_port}" for host in names),
+    }
+    login = access.read(settings.credentials)
+    if login is None:
+        return given
+    if login.admin is None or login.secret is None:
+        raise RequestError(f"{settings.credentials} is a client's file of credentials: the servers need the one that lab up --team makes")
+    return given | {
+        "MLFLOW_AUTH_CONFIG_PATH": str(_write_mlflow_access(settings)),
+        "MLFLOW_AUTH_ADMIN_USERNAME": login.admin.user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": login.admin.password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": login.secret,
+    }
+
+
 def mlflow_command(settings: Settings) -> list[str]:
-    """The MLflow server: one web process, loopback only, artifacts in a folder that clients on this machine write to directly."""
-    store = ["--backend-store-uri", settings.mlflow_store, "--default-artifact-root", str(settings.artifacts)]
-    return [sys.executable, "-m", "mlflow", "server", *store, "--host", LOOPBACK, "--port", str(settings.mlflow_port), "--workers", "1"]
+    """The MLflow server: one web process.
+
+    Artifacts are in a folder that clients on this machine write to directly, or where other machines come in, they go through the server.
+    """
+    files = "--artifacts-destination" if settings.beyond_loopback else "--default-artifact-root"
+    command = [sys.executable, "-m", "mlflow", "server", files, settings.artifact_destination]
+    command += ["--host", settings.host, "--port", str(settings.mlflow_port), "--workers", "1"]
+    return [*command, "--app-name", "basic-auth"] if access.read(settings.credentials) else command
+
+
+def _names(settings: Settings) -> list[str]:
+    """The hosts by which the servers are spoken to."""
+    own = [LOOPBACK, "localhost", settings.near_host]
+    return list(dict.fromkeys([*own, *(settings.public_hosts or ([os.uname().nodename] if settings.beyond_loopback else []))]))
+
+
+def _write_mlflow_access(settings: Settings) -> Path:
+    """The file that MLflow's login is set up by; it holds the database's address, so only its owner may read it."""
+    file = settings.run / "mlflow-access.ini"
+    store = settings.mlflow_store if settings.database else f"sqlite:///{settings.home / 'mlflow-users.db'}"
+    made = configparser.ConfigParser(interpolation=None)
+    made["mlflow"] = {
+        "default_permission": "READ",
+        "database_uri": store.replace("%", "%%"),
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": "60",  # a password's hash takes a tenth of a second, and a training asks often
+    }
+    settings.run.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, access.OWNER_ONLY), "w", encoding="utf-8") as stream:
+        made.write(stream)
+    return file
 
 
 def wait_for_prefect(settings: Settings) -> None:
@@ -79,14 +148,39 @@ def wait_for_prefect(settings: Settings) -> None:
         time.sleep(0.2)
 
 
-def mlflow_migration(settings: Settings, database: Path) -> list[str]:
-    """The command that makes MLflow's tables and its default experiment in `database`."""
-    code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Store; Store(sys.argv[1], sys.argv[2])"
-    return [sys.executable, "-c", code, f"sqlite:///{database}", str(settings.artifacts)]
+MIGRATE_MLFLOW = """
+import os
+from mlflow.store.db import utils
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+store = os.environ["MLFLOW_BACKEND_STORE_URI"]
+engine = utils.create_sqlalchemy_engine_with_retry(store)
+if not utils._is_empty_database(engine):
+    utils._upgrade_db(engine)
+SqlAlchemyStore(store, os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"])
+"""
+
+
+def mlflow_migration() -> list[str]:
+    """The command that makes MLflow's tables and its default experiment, or brings older ones forward; its environment says where."""
+    return [sys.executable, "-c", MIGRATE_MLFLOW]
+
+
+def migrate_mlflow(settings: Settings, store: str, command: Sequence[str]) -> None:
+    """Run a migration of the MLflow database at the address `store`.
+
+    Raises:
+        RunError: it failed; the message ends with the last line that it said.
+    """
+    root = settings.artifact_root or "mlflow-artifacts:/"
+    environment = os.environ | settings.mlflow_environment() | {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if made.returncode:
+        last = made.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise RunError(f"the database {postgres.redacted(store)} could not be made: {postgres.redacted(last[0])}")
 
 
 def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migration) -> None:
-    """Make MLflow's database unless it is there.
+    """Make MLflow's SQLite database unless it is there; one in PostgreSQL is `lab init-db`'s to make.
 
     It is made under a temporary name and renamed when complete: MLflow can not take up its migrations again where a power cut left
     them (Prefect can), so a half-made database must never count. What was left of one is thrown away.
@@ -97,7 +191,7 @@ def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migra
         RunError: the migration failed; the message ends with the last line that it said.
     """
     database = settings.mlflow_database
-    if database.exists():
+    if settings.database or database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     making = database.with_suffix(".making")
@@ -107,11 +201,7 @@ def make_mlflow_database(settings: Settings, migration: Migration = mlflow_migra
             return
         for rest in database.parent.glob(f"{making.name}*"):
             rest.unlink()
-        command, environment = migration(settings, making), os.environ | settings.mlflow_environment()
-        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if made.returncode:
-            last = made.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-            raise RunError(f"the database {database} could not be made: {last[0]}")
+        migrate_mlflow(settings, f"sqlite:///{making}", migration())
         with closing(sqlite3.connect(making)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is still in the write-ahead log would not be renamed with it
         making.rename(database)

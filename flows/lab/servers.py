@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import RequestError, RunError
-from flows.lab import health, processes
+from flows.lab import access, health, postgres, processes
 from flows.lab.settings import LOOPBACK, Settings
 
 Say = Callable[[str], None]
@@ -62,7 +62,9 @@ def up(settings: Settings, say: Say, *, timeout: float = 180.0, deployments: str
         if supervised(settings):
             return False
         _clear_orphans(settings, say)
+        _check_access(settings)
         _check_ports(settings)
+        _check_database(settings)
         started = datetime.now(UTC)
         settings.running_file.write_text(json.dumps({"LAB_PREFECT_PORT": settings.prefect_port, "LAB_MLFLOW_PORT": settings.mlflow_port}))
         try:
@@ -151,22 +153,38 @@ def _clear_orphans(settings: Settings, say: Say) -> None:
         processes.kill(orphans)
 
 
+def _check_access(settings: Settings) -> None:
+    """Servers that other machines can reach ask for credentials, or there are none."""
+    if settings.beyond_loopback and wanted(settings) != ["worker"] and access.read(settings.credentials) is None:
+        raise RequestError(
+            f"LAB_HOST is {settings.host}, so other machines could use the servers, and nothing asks them who they are: "
+            "lab up --team makes credentials first"
+        )
+
+
+def _check_database(settings: Settings) -> None:
+    if settings.database and wanted(settings) != ["worker"]:
+        missing = postgres.missing(settings.database, settings.password_file)
+        if missing:
+            raise RequestError(f"PostgreSQL has no database {' or '.join(missing)}: lab init-db makes what is missing")
+
+
 def _check_ports(settings: Settings) -> None:
     ports = {"prefect": ("LAB_PREFECT_PORT", settings.prefect_port), "mlflow": ("LAB_MLFLOW_PORT", settings.mlflow_port)}
     for server, (variable, port) in ports.items():
-        if server in wanted(settings) and not port_is_free(port):
+        if server in wanted(settings) and not port_is_free(port, settings.host):
             who = processes.owner_of_port(port) or "another program"
             raise RequestError(
                 f"port {port} of the {TITLES[server]} is used by {who}; choose another with {variable}={free_port_near(port)}"
             )
 
 
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on the loopback `port` now."""
+def port_is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on `port` of `host` now."""
     with socket.socket() as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            candidate.bind((LOOPBACK, port))
+            candidate.bind((host, port))
         except OSError:
             return False
     return True
@@ -222,7 +240,14 @@ def _wait_until_ready(settings: Settings, started: datetime, deadline: float, sa
 def _register(settings: Settings, deployments: str, started: datetime, say: Say) -> None:
     """Put right what is on the Prefect server: the `gpu` limit, flow runs that a power cut ended, the deployed flows."""
     try:
-        if gpus := count_gpus():
+        if settings.remote_mlflow is None:
+            health.make_mlflow_users(settings)
+    except OSError as error:
+        raise RunError(f"the MLflow server refused a request: {error}") from None
+    try:
+        if settings.gpu_slots is not None:
+            health.set_concurrency_limit(settings, "gpu", settings.gpu_slots)
+        elif gpus := count_gpus():
             health.ensure_concurrency_limit(settings, "gpu", gpus)
         if settings.remote_prefect is None:
             lost = health.settle_lost_flow_runs(settings, processes.flow_run_ids(settings.home), started)

@@ -6,7 +6,16 @@
 | `LAB_PREFECT_PORT`, `LAB_MLFLOW_PORT` | 4200, 5000 (or what the running servers were started with) | ports on 127.0.0.1 |
 | `LAB_PREFECT_API_URL`, `LAB_MLFLOW_URI` | none | servers that run elsewhere; `lab up` then starts none of its own |
 | `LAB_DATA_MIRROR` | none | folder or address that is asked for data before the upstream address |
-| `LAB_DATABASE_URL` | none | `postgresql+psycopg://…`: where sweeps and the lab's own tables are kept, instead of files in LAB_HOME |
+| `LAB_DATABASE_URL` | none | `postgresql+psycopg://user@host/lab`: all tables are there instead of in files |
+| `LAB_DATABASE_PASSWORD_FILE` | none | file with the password for it, so that it is in no address |
+| `LAB_ARTIFACTS` | `artifacts` of LAB_HOME | folder that all machines share, or an artifact store that MLflow knows: `s3://bucket/lab` |
+| `LAB_HOST` | 127.0.0.1 | address that the servers listen on; anything but loopback needs credentials (`lab up --team`) |
+| `LAB_PUBLIC_HOSTS` | this machine's name | names by which people reach the servers, with commas: hosts and origins that are let in |
+| `LAB_CREDENTIALS` | `credentials.json` of LAB_HOME | file with who may; where it exists, servers ask for it and clients show it |
+| `LAB_NOTIFICATIONS` | `notifications.yaml` of LAB_HOME | file that says what is sent to which webhook |
+| `LAB_QUOTA_GB` | none | gigabytes that LAB_HOME may take |
+| `LAB_GPU_SLOTS` | one a GPU | how many runs use GPUs at once |
+| `LAB_RUNS_PER_USER` | no limit | how many runs one person may have queued and running |
 | `LAB_WORKERS` | half the processors, at least 2 | how many flow runs the local worker runs at once |
 
 Standard library only: every command imports this, and `lab --help` has to stay quick.
@@ -15,13 +24,15 @@ Standard library only: every command imports this, and `lab --help` has to stay 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from components.errors import RequestError
+from flows.lab import access, postgres, variables
 
 LOOPBACK = "127.0.0.1"
+LOOPBACKS = (LOOPBACK, "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 — compared with, not listened on
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 WORK_POOL = "lab"
@@ -36,7 +47,18 @@ VARIABLES = (
     "LAB_DATA_MIRROR",
     "LAB_WORKERS",
     "LAB_DATABASE_URL",
+    "LAB_DATABASE_PASSWORD_FILE",
+    "LAB_ARTIFACTS",
+    "LAB_HOST",
+    "LAB_PUBLIC_HOSTS",
+    "LAB_CREDENTIALS",
+    "LAB_NOTIFICATIONS",
+    "LAB_QUOTA_GB",
+    "LAB_GPU_SLOTS",
+    "LAB_RUNS_PER_USER",
 )
+SECRET = ("LAB_DATABASE_URL",)
+"""Those of them that may hold a password; a worker's flow runs have them from their worker."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,16 @@ class Settings:
         data_mirror: folder path or http(s) address that is asked for data first; None for no mirror.
         remote_prefect: API address of a Prefect server elsewhere (`http://host:4200/api`); None for the local one.
         remote_mlflow: tracking address of an MLflow server elsewhere; None for the local one.
-        database: SQLAlchemy address of a PostgreSQL database for sweeps and the lab's own tables; None for SQLite files in `home`.
+        database: SQLAlchemy address of the lab's PostgreSQL database; None for SQLite files in `home`.
+        password_file: file with the password for it; None where the address has all.
+        artifact_store: folder or address where MLflow's artifacts are kept; None for one in `home`.
+        host: address that the servers listen on.
+        public_hosts: names by which people reach the servers.
+        credentials_file: where there is such a file, servers ask for credentials; None for one in `home`.
+        notifications_file: what is sent to which webhook; None for one in `home`.
+        quota: bytes that `home` may take; None for no limit.
+        gpu_slots: how many runs use GPUs at once; None for one each.
+        runs_per_user: how many runs one person may have queued and running; None for no limit.
     """
 
     home: Path
@@ -61,7 +92,16 @@ class Settings:
     data_mirror: str | None = None
     remote_prefect: str | None = None
     remote_mlflow: str | None = None
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    artifact_store: str | None = None
+    host: str = LOOPBACK
+    public_hosts: tuple[str, ...] = ()
+    credentials_file: Path | None = None
+    notifications_file: Path | None = None
+    quota: int | None = None
+    gpu_slots: int | None = None
+    runs_per_user: int | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> "Settings":
@@ -72,17 +112,26 @@ class Settings:
         """
         values = {name: value.strip() for name, value in (os.environ if environment is None else environment).items()}
         folder = Path.cwd() if folder is None else folder
-        home = _home(values.get("LAB_HOME", ""), folder)
+        home = variables.home(values.get("LAB_HOME", ""), folder)
         running = _running_ports(home)
         settings = cls(
             home=home,
-            prefect_port=_integer(values, "LAB_PREFECT_PORT", running.get("LAB_PREFECT_PORT", PREFECT_PORT), 1, 65535),
-            mlflow_port=_integer(values, "LAB_MLFLOW_PORT", running.get("LAB_MLFLOW_PORT", MLFLOW_PORT), 1, 65535),
-            workers=_integer(values, "LAB_WORKERS", max(2, (os.cpu_count() or 1) // 2), 1, 1000),
-            data_mirror=_mirror(values.get("LAB_DATA_MIRROR", ""), folder),
-            remote_prefect=_address(values, "LAB_PREFECT_API_URL"),
-            remote_mlflow=_address(values, "LAB_MLFLOW_URI"),
-            database=_database(values.get("LAB_DATABASE_URL", "")),
+            prefect_port=variables.integer(values, "LAB_PREFECT_PORT", running.get("LAB_PREFECT_PORT", PREFECT_PORT), 1, 65535),
+            mlflow_port=variables.integer(values, "LAB_MLFLOW_PORT", running.get("LAB_MLFLOW_PORT", MLFLOW_PORT), 1, 65535),
+            workers=variables.integer(values, "LAB_WORKERS", max(2, (os.cpu_count() or 1) // 2), 1, 1000),
+            data_mirror=variables.mirror(values.get("LAB_DATA_MIRROR", ""), folder),
+            remote_prefect=variables.address(values, "LAB_PREFECT_API_URL"),
+            remote_mlflow=variables.address(values, "LAB_MLFLOW_URI"),
+            database=postgres.checked(values.get("LAB_DATABASE_URL", "")),
+            password_file=variables.file(values.get("LAB_DATABASE_PASSWORD_FILE", ""), folder),
+            artifact_store=variables.artifacts(values.get("LAB_ARTIFACTS", ""), folder),
+            host=values.get("LAB_HOST", "") or LOOPBACK,
+            public_hosts=variables.hosts(values, "LAB_PUBLIC_HOSTS"),
+            credentials_file=variables.file(values.get("LAB_CREDENTIALS", ""), folder),
+            notifications_file=variables.file(values.get("LAB_NOTIFICATIONS", ""), folder),
+            quota=variables.gigabytes(values, "LAB_QUOTA_GB"),
+            gpu_slots=variables.optional_integer(values, "LAB_GPU_SLOTS", 0, 10_000),
+            runs_per_user=variables.optional_integer(values, "LAB_RUNS_PER_USER", 1, 1_000_000),
         )
         if settings.prefect_port == settings.mlflow_port:
             raise RequestError(f"LAB_PREFECT_PORT and LAB_MLFLOW_PORT are both {settings.prefect_port}; each server needs its own port")
@@ -126,6 +175,16 @@ class Settings:
         return self.home / "artifacts"
 
     @property
+    def credentials(self) -> Path:
+        """Who may use the servers; secured are they where this file exists."""
+        return self.credentials_file or self.home / "credentials.json"
+
+    @property
+    def notifications(self) -> Path:
+        """What is sent to which webhook."""
+        return self.notifications_file or self.home / "notifications.yaml"
+
+    @property
     def lab_database(self) -> Path:
         """The lab's own catalogue."""
         return self.home / "lab.db"
@@ -163,34 +222,71 @@ class Settings:
     # Addresses.
 
     @property
+    def near_host(self) -> str:
+        """The host by which this machine reaches its own servers."""
+        return LOOPBACK if self.host in (*LOOPBACKS, *EVERYWHERE) else self.host
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines can reach the servers."""
+        return self.host not in LOOPBACKS
+
+    @property
+    def public_host(self) -> str:
+        """The host by which people open the servers in a browser."""
+        return self.public_hosts[0] if self.public_hosts else self.near_host
+
+    @property
     def prefect_api(self) -> str:
         """The Prefect API's address, without a slash at the end."""
-        return self.remote_prefect or f"http://{LOOPBACK}:{self.prefect_port}/api"
+        return self.remote_prefect or f"http://{self.near_host}:{self.prefect_port}/api"
 
     @property
     def prefect_ui(self) -> str:
         """The address that a person opens to see Prefect."""
-        return self.prefect_api.removesuffix("/api")
+        return self.remote_prefect.removesuffix("/api") if self.remote_prefect else f"http://{self.public_host}:{self.prefect_port}"
 
     @property
     def mlflow_uri(self) -> str:
         """The MLflow server's address: its API and its UI."""
-        return self.remote_mlflow or f"http://{LOOPBACK}:{self.mlflow_port}"
+        return self.remote_mlflow or f"http://{self.near_host}:{self.mlflow_port}"
 
     @property
     def mlflow_store(self) -> str:
         """The MLflow server's database as a SQLAlchemy address."""
-        return f"sqlite:///{self.mlflow_database}"
+        return self._store("mlflow", self.mlflow_database)
+
+    @property
+    def prefect_store(self) -> str:
+        """The Prefect server's database as a SQLAlchemy address with a driver that Prefect takes."""
+        if self.database:
+            return postgres.address(self.database, "prefect", self.password_file, asynchronous=True)
+        return f"sqlite+aiosqlite:///{self.prefect_database}"
 
     @property
     def lab_store(self) -> str:
         """The lab's own tables as a SQLAlchemy address."""
-        return self.database or f"sqlite:///{self.lab_database}"
+        return self._store("", self.lab_database)
 
     @property
     def optuna_store(self) -> str:
         """Optuna's studies as a SQLAlchemy address."""
-        return self.database or f"sqlite:///{self.optuna_database}"
+        return self._store("", self.optuna_database)
+
+    def _store(self, part: postgres.Part, file: Path) -> str:
+        return postgres.address(self.database, part, self.password_file) if self.database else f"sqlite:///{file}"
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where a new MLflow experiment keeps its files; None leaves it to the server, through which clients elsewhere send theirs."""
+        if self.remote_mlflow or self.beyond_loopback:
+            return None
+        return self.artifact_destination if "://" in self.artifact_destination else Path(self.artifact_destination).as_uri()
+
+    @property
+    def artifact_destination(self) -> str:
+        """The folder or address that artifacts end up in."""
+        return self.artifact_store or str(self.artifacts)
 
     # Environments of other processes.
 
@@ -205,8 +301,17 @@ class Settings:
             "LAB_PREFECT_API_URL": self.remote_prefect,
             "LAB_MLFLOW_URI": self.remote_mlflow,
             "LAB_DATABASE_URL": self.database,
+            "LAB_DATABASE_PASSWORD_FILE": self.password_file,
+            "LAB_ARTIFACTS": self.artifact_store,
+            "LAB_HOST": self.host,
+            "LAB_PUBLIC_HOSTS": ",".join(self.public_hosts) or None,
+            "LAB_CREDENTIALS": self.credentials_file,
+            "LAB_NOTIFICATIONS": self.notifications_file,
+            "LAB_QUOTA_GB": None if self.quota is None else f"{self.quota / variables.GIGABYTE!r}",
+            "LAB_GPU_SLOTS": self.gpu_slots,
+            "LAB_RUNS_PER_USER": self.runs_per_user,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: str(value) for name, value in given.items() if value is not None}
 
     def prefect_environment(self) -> dict[str, str]:
         """The variables that every process which imports prefect needs, the server and the worker as well as clients.
@@ -214,52 +319,32 @@ class Settings:
         Prefect's home is made here, because Prefect falls back to another one when it does not exist.
         """
         self.prefect_home.mkdir(parents=True, exist_ok=True)
-        ui = ",".join(f"http://{host}:{self.prefect_port}" for host in (LOOPBACK, "localhost"))
-        return {
+        given = {
             "PREFECT_HOME": str(self.prefect_home),
             "PREFECT_API_URL": self.prefect_api,
             "PREFECT_UI_URL": self.prefect_ui,
-            "PREFECT_SERVER_API_HOST": LOOPBACK,
-            "PREFECT_SERVER_API_PORT": str(self.prefect_port),
-            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ui,  # by default any web site that a browser here visits may call the API
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.prefect_database}",
             "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a client without a server should fail, not start a slow one of its own
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PREFECT_LOGGING_COLORS": "false",
             "PREFECT_CLI_PROMPT": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "DO_NOT_TRACK": "1",
-            "NO_PROXY": _no_proxy(),
-            "no_proxy": _no_proxy(),
         }
+        login = access.read(self.credentials)
+        return given | self._everywhere() | ({"PREFECT_API_AUTH_STRING": login.prefect.string} if login else {})
 
     def mlflow_environment(self) -> dict[str, str]:
         """The variables that every process which imports mlflow needs, the server as well as clients."""
-        return {
+        given = {
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves a dozen processes and 2.7 GB
-            "DO_NOT_TRACK": "1",
             "GIT_PYTHON_REFRESH": "quiet",
-            "NO_PROXY": _no_proxy(),
-            "no_proxy": _no_proxy(),
         }
+        login = access.read(self.credentials)
+        return given | self._everywhere() | (login.mlflow.for_mlflow() if login else {})
 
-
-def _home(given: str, folder: Path) -> Path:
-    if given:
-        home = folder / Path(given).expanduser()
-    else:
-        base = next((above for above in (folder, *folder.parents) if (above / ".lab").is_dir() or (above / ".git").exists()), folder)
-        home = base / ".lab"
-    home = Path(os.path.abspath(home))  # noqa: PTH100 — `..` has to go, but symbolic links stay as the person wrote them
-    if wrong := [sign for sign in "?#%\n" if sign in str(home)]:
-        raise RequestError(f"LAB_HOME {str(home)!r} has {wrong[0]!r} in it, which database addresses cannot hold; choose another folder")
-    if home.exists() and not home.is_dir():
-        raise RequestError(f"LAB_HOME {str(home)!r} is a file; it has to be a folder")
-    return home
+    def _everywhere(self) -> dict[str, str]:
+        hosts = variables.no_proxy(*dict.fromkeys((LOOPBACK, "localhost", self.near_host)))
+        return {"DO_NOT_TRACK": "1", "NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def _running_ports(home: Path) -> dict[str, int]:
@@ -268,45 +353,3 @@ def _running_ports(home: Path) -> dict[str, int]:
         return {name: int(ports[name]) for name in ("LAB_PREFECT_PORT", "LAB_MLFLOW_PORT")}
     except (OSError, ValueError, KeyError, TypeError):  # not running, or the file of a power cut: the defaults do
         return {}
-
-
-def _integer(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    given = values.get(name, "")
-    if not given:
-        return default
-    if not given.isascii() or not given.isdigit() or not low <= int(given) <= high:
-        raise RequestError(f"{name} is {given!r}; it has to be a whole number from {low} to {high}")
-    return int(given)
-
-
-def _address(values: Mapping[str, str], name: str) -> str | None:
-    given = values.get(name, "").rstrip("/")
-    if not given:
-        return None
-    parts = urlsplit(given)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise RequestError(f"{name} is {given!r}; it has to be an address like https://host:port{'/api' if 'PREFECT' in name else ''}")
-    return given
-
-
-def _database(given: str) -> str | None:
-    if given and not given.startswith("postgresql+psycopg://"):
-        raise RequestError(
-            f"LAB_DATABASE_URL begins with {given.partition('/')[0]!r}; it has to be postgresql+psycopg://user@host/database"
-        )
-    return given or None
-
-
-def _mirror(given: str, folder: Path) -> str | None:
-    if not given:
-        return None
-    if given.startswith(("http://", "https://")):
-        return given.rstrip("/")
-    if "://" in given:
-        raise RequestError(f"LAB_DATA_MIRROR is {given!r}; it has to be a folder or an http(s) address")
-    return os.path.abspath(folder / Path(given).expanduser())  # noqa: PTH100 — as for LAB_HOME
-
-
-def _no_proxy() -> str:
-    hosts = [host for host in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if host]
-    return ",".join([*hosts, *(host for host in (LOOPBACK, "localhost") if host not in hosts)])

@@ -92,7 +92,7 @@ def _missed_runs(settings: Settings, came_up: datetime) -> Iterator[dict[str, An
     }
     query = {"flow_runs": wanted, "work_pools": {"name": {"any_": [WORK_POOL]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": PAGE}
     for offset in itertools.count(step=PAGE):
-        page = health.call(f"{settings.prefect_api}/flow_runs/filter", query | {"offset": offset}, timeout=PATIENCE)
+        page = health.ask(settings, "/flow_runs/filter", query | {"offset": offset}, timeout=PATIENCE)
         yield from (run for run in page if run["auto_scheduled"] and not run["run_count"])
         if len(page) < PAGE:
             return
@@ -102,7 +102,7 @@ def _cancel(settings: Settings, runs: list[str], message: str) -> None:
     state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
     for begin in range(0, len(runs), BATCH):
         body = {"flow_runs": {"id": {"any_": runs[begin : begin + BATCH]}}, "state": state, "force": True, "limit": BATCH}
-        done = health.call(f"{settings.prefect_api}/flow_runs/bulk_set_state", body, timeout=PATIENCE)
+        done = health.ask(settings, "/flow_runs/bulk_set_state", body, timeout=PATIENCE)
         if refused := [each for each in done["results"] if each["status"] != "ACCEPT"]:
             raise RunError(f"Prefect did not cancel {len(refused)} missed flow runs: {refused[0]}")
 
@@ -115,15 +115,15 @@ def name_schedules(settings: Settings) -> list[str]:
     """
     named = []
     query = {"work_pools": {"name": {"any_": [WORK_POOL]}}}
-    deployments = health.call(f"{settings.prefect_api}/deployments/filter", query, timeout=PATIENCE)
+    deployments = health.ask(settings, "/deployments/filter", query, timeout=PATIENCE)
     taken = {schedule["slug"] for deployment in deployments for schedule in deployment["schedules"]}
     for deployment in deployments:
         for schedule in deployment["schedules"]:
             if not schedule["slug"]:
                 name = free_name(deployment["name"], taken)
                 change = {"slug": name, "parameters": schedule["parameters"]}  # what a change leaves out of the parameters is lost
-                address = f"{settings.prefect_api}/deployments/{deployment['id']}/schedules/{schedule['id']}"
-                health.call(address, change, method="PATCH", timeout=PATIENCE)
+                path = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
+                health.ask(settings, path, change, method="PATCH", timeout=PATIENCE)
                 taken.add(name)
                 named.append(name)
     return named

@@ -26,6 +26,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
 from components.errors import RequestError, RunError
+from flows.lab import postgres
 from flows.records.tables import Data, Evaluation, Link, OutcomeSeries, bring_forward, connect, writing
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Store:
             bring_forward(self._engine)
         except DatabaseError as error:
             self.close()
-            raise RunError(f"the lab's database {url} cannot be opened: {error.orig}") from error
+            shown = postgres.redacted(url.partition("?")[0])
+            raise RunError(f"the lab's database {shown} cannot be opened: {postgres.redacted(str(error.orig))}") from None
         except RunError:
             self.close()
             raise

@@ -9,7 +9,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from flows.lab import health
+from flows.lab import access, health
 from flows.lab.launch import make_mlflow_database
 from flows.lab.settings import Settings
 
@@ -45,7 +45,12 @@ def tracking_client(uri: str) -> MlflowClient:
 
 
 def tracking_uri(settings: Settings) -> str:
-    """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly."""
+    """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly.
+
+    MLflow's client signs in with what is in the environment, so the lab's credentials are put there.
+    """
+    if login := access.read(settings.credentials):
+        os.environ.update(login.mlflow.for_mlflow())
     if settings.remote_mlflow or health.answers(settings, "mlflow"):
         return settings.mlflow_uri
     make_mlflow_database(settings)

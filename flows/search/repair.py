@@ -89,7 +89,7 @@ def _trials(settings: Settings, found: Repaired) -> None:
 
 
 def _runs(settings: Settings, found: Repaired) -> None:
-    artifacts = None if settings.remote_mlflow else settings.artifacts.as_uri()
+    artifacts = settings.artifact_root
     known = sorted(path.parent for path in settings.sweeps.glob(f"*/{journal.FILE}"))
     if not known and not any(settings.runs.glob(f"*/{journal.FILE}")):
         return

@@ -68,7 +68,7 @@ def renew(name: str, settings: Settings, *, tell: Tell = lambda _: None) -> dict
     with Journal(folder) as book:
         concluded = conclude(sweep, settings, book, tell=tell)
     uri = tracking_uri(settings)
-    receipt = deliver_pending([folder], uri, experiment="lecture-lab-sweeps", artifacts=settings.artifacts.as_uri()).get(sweep.name)
+    receipt = deliver_pending([folder], uri, experiment="lecture-lab-sweeps", artifacts=settings.artifact_root).get(sweep.name)
     return {"sweep": sweep.name, **concluded, "url": receipt.url if receipt else None}
 
 

@@ -152,7 +152,7 @@ class SweepSession:
             self.folder,
             tracking_uri=lambda: tracking_uri(self.settings),
             experiment=EXPERIMENT,
-            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            artifacts=self.settings.artifact_root,
             tags=self.tags,
             on_run=self._on_mlflow_run,
         )
@@ -164,7 +164,7 @@ class SweepSession:
             self.folder / "trials",
             tracking_uri=lambda: tracking_uri(self.settings),
             experiment=EXPERIMENT,
-            artifacts=None if self.settings.remote_mlflow else self.settings.artifacts.as_uri(),
+            artifacts=self.settings.artifact_root,
             tags=tags,
         )
         self.carrier.start()

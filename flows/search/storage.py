@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError, RunError
 from flows.config.words import one_line
+from flows.lab import postgres
 from flows.lab.settings import Settings
 from flows.records.tables import BUSY_MILLISECONDS
 
@@ -96,7 +97,8 @@ def _storage(url: str, home: Any) -> RDBStorage:
             _configure(found.engine)
         return found
     except (SQLAlchemyError, RuntimeError, OSError) as error:
-        raise RunError(f"Optuna's database {url.partition('?')[0]} cannot be opened: {error}") from error
+        shown = postgres.redacted(url.partition("?")[0])
+        raise RunError(f"Optuna's database {shown} cannot be opened: {postgres.redacted(one_line(str(error)))}") from None
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:

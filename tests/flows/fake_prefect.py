@@ -73,7 +73,7 @@ class FakePrefect:
         """Flow run → type of its state."""
         return {run["id"]: run["state"]["type"] for run in self.runs}
 
-    def call(self, address: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0) -> Any:
+    def call(self, address: str, body: Any = None, *, method: str | None = None, timeout: float = 5.0, headers: Any = None) -> Any:
         """What `health.call` would answer."""
         method = method or ("GET" if body is None else "POST")
         path = address.partition("/api")[2]

@@ -52,17 +52,26 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     return value
 
 
+class Asked(list[tuple[str, Any]]):
+    """What a server was asked, (path, body) each, and in `headers` with which headers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers: list[dict[str, str]] = []
+
+
 @contextmanager
-def server(answers: dict[str, Any]) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
-    """A server that answers `answers[path]` (404 for other paths); gives its port and the list of (path, body) it was asked."""
-    asked: list[tuple[str, Any]] = []
+def server(answers: dict[str, Any], code: int = 404) -> Iterator[tuple[int, Asked]]:
+    """A server that answers `answers[path]` (`code` for other paths); gives its port and what it was asked."""
+    asked = Asked()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             asked.append((self.path, json.loads(self.rfile.read(length)) if length else None))
+            asked.headers.append(dict(self.headers))
             found = answers.get(self.path)
-            self.send_response(404 if found is None else 200)
+            self.send_response(code if found is None else 200)
             self.end_headers()
             self.wfile.write(json.dumps(found).encode())
 

@@ -1,8 +1,10 @@
 """What happens before a server becomes itself: its database is whole or not there, and the worker's flow runs end properly."""
 
+import configparser
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -11,13 +13,13 @@ from pathlib import Path
 import pytest
 from lab_processes import stand_in, wait_for
 
-from components.errors import RunError
-from flows.lab import launch, processes
+from components.errors import RequestError, RunError
+from flows.lab import access, launch, processes
 from flows.lab.settings import Settings
 
 TABLE = """
 import os, signal, sqlite3, sys
-c = sqlite3.connect(sys.argv[1])
+c = sqlite3.connect(os.environ["MLFLOW_BACKEND_STORE_URI"].removeprefix("sqlite:///"))
 c.execute("PRAGMA journal_mode=WAL")
 c.execute("create table t(x)")
 c.commit()
@@ -25,7 +27,7 @@ c.commit()
 
 
 def migration(then: str) -> launch.Migration:
-    return lambda _settings, database: [sys.executable, "-c", TABLE + then, str(database)]
+    return lambda: [sys.executable, "-c", TABLE + then]
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_what_was_only_in_the_write_ahead_log_is_kept(settings: Settings) -> Non
 
 
 def test_a_half_made_database_never_counts(settings: Settings) -> None:
-    with pytest.raises(RunError, match=r"the database .*mlflow\.db could not be made"):
+    with pytest.raises(RunError, match=r"the database .*mlflow\.making could not be made: it said nothing"):
         launch.make_mlflow_database(settings, migration("os.kill(os.getpid(), signal.SIGKILL)"))
     assert not settings.mlflow_database.exists()
     launch.make_mlflow_database(settings, migration("c.close()"))  # `create table t` would fail on what was left
@@ -65,12 +67,60 @@ def test_mlflow_listens_on_loopback_with_one_process_and_plain_folders(settings:
     options = dict(zip(command[4::2], command[5::2], strict=True))
     assert command[1:4] == ["-m", "mlflow", "server"]
     assert options == {
-        "--backend-store-uri": f"sqlite:///{settings.home}/mlflow.db",
         "--default-artifact-root": f"{settings.home}/artifacts",
         "--host": "127.0.0.1",
         "--port": "5000",
         "--workers": "1",
     }
+    assert launch.mlflow_server_environment(settings)["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{settings.home}/mlflow.db"
+
+
+def test_the_prefect_server_listens_on_loopback_and_lets_in_its_own_pages_only(settings: Settings) -> None:
+    environment = launch.prefect_server_environment(settings)
+    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
+    assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == f"sqlite+aiosqlite:///{settings.home}/prefect/prefect.db"
+    assert environment["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200,http://localhost:4200"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in environment
+
+
+def test_a_team_has_its_hosts_let_in_its_secrets_out_of_commands_and_artifacts_through_the_server(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret%")
+    settings = Settings(
+        tmp_path,
+        host="0.0.0.0",
+        public_hosts=("lab.example.org",),
+        database="postgresql+psycopg://lab@db/lab",
+        password_file=tmp_path / "secret",
+        artifact_store="s3://bucket/lab",
+    )
+    access.make(settings.credentials)
+    login = access.required(settings.credentials)
+    command, mlflow = launch.mlflow_command(settings), launch.mlflow_server_environment(settings)
+    prefect = launch.prefect_server_environment(settings)
+    assert command[4:6] == ["--artifacts-destination", "s3://bucket/lab"]
+    assert command[6:8] == ["--host", "0.0.0.0"]
+    assert command[-2:] == ["--app-name", "basic-auth"]
+    assert "lab.example.org:5000" in mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert not {"*", "0.0.0.0"} & set(mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+    assert prefect["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].endswith(",http://lab.example.org:4200")
+    assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == login.prefect.string
+    secrets = [login.prefect.password, login.mlflow.password, login.admin.password, "s3cret"]
+    assert not [part for part in command for secret in secrets if secret in part]
+
+    file = Path(mlflow["MLFLOW_AUTH_CONFIG_PATH"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    read = configparser.ConfigParser()  # as MLflow reads it
+    read.read(file)
+    assert read["mlflow"]["database_uri"] == "postgresql+psycopg://lab:s3cret%25@db/lab_mlflow"
+    assert read["mlflow"]["default_permission"] == "READ"
+
+
+def test_a_client_with_its_own_credentials_cannot_become_the_server(tmp_path: Path) -> None:
+    access.make(tmp_path / "all.json")
+    access.export(access.required(tmp_path / "all.json"), "editor", tmp_path / "credentials.json")
+    with pytest.raises(RequestError, match=r"credentials\.json is a client's file of credentials"):
+        launch.mlflow_server_environment(Settings(tmp_path))
 
 
 LOOK_AFTER = """

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import RequestError
+from flows.lab import postgres
 from flows.lab.settings import Settings
 
 
@@ -50,6 +51,23 @@ def test_a_relative_home_becomes_absolute(tmp_path: Path) -> None:
         ({"LAB_PREFECT_API_URL": "host:4200"}, "LAB_PREFECT_API_URL is 'host:4200'; it has to be an address like https://host:port/api"),
         ({"LAB_MLFLOW_URI": "sqlite:///x"}, "LAB_MLFLOW_URI is 'sqlite:///x'; it has to be an address like https://host:port"),
         ({"LAB_DATA_MIRROR": "s3://x"}, "LAB_DATA_MIRROR is 's3://x'; it has to be a folder or an http(s) address"),
+        (
+            {"LAB_MLFLOW_URI": "http://me:secret@x"},
+            "LAB_MLFLOW_URI has a user or password in it, which everybody would see; keep those in the file LAB_CREDENTIALS",
+        ),
+        (
+            {"LAB_DATABASE_URL": "mysql://me:secret@x/lab"},
+            "LAB_DATABASE_URL begins with 'mysql:'; it has to be postgresql+psycopg://user@host/database",
+        ),
+        (
+            {"LAB_DATABASE_URL": "postgresql+psycopg://me:secret@x"},
+            "LAB_DATABASE_URL names no database; it has to be postgresql+psycopg://user@host/database",
+        ),
+        ({"LAB_QUOTA_GB": "lots"}, "LAB_QUOTA_GB is 'lots'; it has to be a number of gigabytes, such as 50 or 0.5"),
+        (
+            {"LAB_PUBLIC_HOSTS": "a.org, http://b"},
+            "LAB_PUBLIC_HOSTS has 'http://b' in it; it has to be host names with commas between them, without http:// and port",
+        ),
         ({"LAB_HOME": "/a?b"}, "LAB_HOME '/a?b' has '?' in it, which database addresses cannot hold; choose another folder"),
     ],
 )
@@ -81,7 +99,14 @@ def test_a_file_of_ports_torn_by_a_power_cut_counts_for_nothing(text: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"LAB_PREFECT_API_URL": "https://there/api/", "LAB_MLFLOW_URI": "http://there:5000", "LAB_WORKERS": "7"}]
+    "more",
+    [
+        {},
+        {"LAB_PREFECT_API_URL": "https://there/api/", "LAB_MLFLOW_URI": "http://there:5000", "LAB_WORKERS": "7"},
+        {"LAB_DATABASE_URL": "postgresql+psycopg://lab@db/lab", "LAB_DATABASE_PASSWORD_FILE": "secret", "LAB_ARTIFACTS": "shared"},
+        {"LAB_HOST": "0.0.0.0", "LAB_PUBLIC_HOSTS": "lab.example.org,lab", "LAB_CREDENTIALS": "keys.json", "LAB_ARTIFACTS": "s3://b/lab"},
+        {"LAB_QUOTA_GB": "0.5", "LAB_GPU_SLOTS": "0", "LAB_RUNS_PER_USER": "3", "LAB_NOTIFICATIONS": "tell.yaml"},
+    ],
 )
 def test_another_process_in_another_folder_gets_the_same_settings(more: dict[str, str], tmp_path: Path) -> None:
     settings = Settings.load({"LAB_HOME": "here", "LAB_PREFECT_PORT": "4201", "LAB_DATA_MIRROR": "mirror"} | more, tmp_path)
@@ -94,11 +119,7 @@ def test_prefect_gets_an_absolute_home_that_exists_and_the_right_server(tmp_path
     assert Path(environment["PREFECT_HOME"]) == tmp_path / "lab" / "prefect"
     assert Path(environment["PREFECT_HOME"]).is_dir()
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
-    assert environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
-    assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == f"sqlite+aiosqlite:///{tmp_path}/lab/prefect/prefect.db"
-    assert environment["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4321,http://localhost:4321"
     assert environment["PREFECT_WORKER_QUERY_SECONDS"] == "1"
-    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert environment["DO_NOT_TRACK"] == "1"
 
 
@@ -113,3 +134,46 @@ def test_a_server_elsewhere_replaces_the_local_one(tmp_path: Path) -> None:
     assert settings.prefect_environment()["PREFECT_API_URL"] == "https://there/api"
     assert settings.prefect_ui == "https://there"
     assert settings.mlflow_environment()["MLFLOW_TRACKING_URI"] == "https://logs"
+
+
+def test_one_database_address_makes_a_database_for_each_store(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("p@ss:w/rd%41\n")
+    given = {"LAB_DATABASE_URL": "postgresql+psycopg://lab@db:5433/my?sslmode=require", "LAB_DATABASE_PASSWORD_FILE": "secret"}
+    settings = Settings.load(given, tmp_path)
+    place = "lab:p%40ss%3Aw%2Frd%2541@db:5433"
+    assert settings.lab_store == settings.optuna_store == f"postgresql+psycopg://{place}/my?sslmode=require"
+    assert settings.mlflow_store == f"postgresql+psycopg://{place}/my_mlflow?sslmode=require"
+    assert settings.prefect_store == f"postgresql+asyncpg://{place}/my_prefect?ssl=require"
+
+
+def test_a_password_is_shown_by_nothing(tmp_path: Path) -> None:
+    settings = Settings.load({"LAB_DATABASE_URL": "postgresql+psycopg://lab:secret@db/lab"}, tmp_path)
+    assert "secret" not in repr(settings)
+    assert postgres.redacted(f"cannot reach {settings.lab_store}!") == "cannot reach postgresql+psycopg://lab:…@db/lab!"
+    (tmp_path / "file").mkdir()
+    with pytest.raises(RequestError, match=r"LAB_DATABASE_PASSWORD_FILE /.*/file cannot be read: Is a directory"):
+        _ = Settings.load({"LAB_DATABASE_URL": "postgresql+psycopg://lab@db/lab", "LAB_DATABASE_PASSWORD_FILE": "file"}, tmp_path).lab_store
+
+
+def test_artifacts_go_where_they_are_sent_unless_clients_come_from_elsewhere(tmp_path: Path) -> None:
+    def root(**values: str) -> str | None:
+        return Settings.load({f"LAB_{name}": value for name, value in values.items()} | {"LAB_HOME": "here"}, tmp_path).artifact_root
+
+    assert root() == f"file://{tmp_path}/here/artifacts"
+    assert root(ARTIFACTS="shared") == f"file://{tmp_path}/shared"
+    assert root(ARTIFACTS="s3://bucket/lab/") == "s3://bucket/lab"
+    assert root(HOST="0.0.0.0", ARTIFACTS="shared") is None, "they go through the server"
+    assert root(MLFLOW_URI="https://logs") is None
+
+
+def test_servers_on_every_address_are_reached_by_loopback_here_and_by_name_elsewhere(tmp_path: Path) -> None:
+    settings = Settings.load({"LAB_HOST": "0.0.0.0", "LAB_PUBLIC_HOSTS": "lab.example.org"}, tmp_path)
+    assert settings.prefect_api == "http://127.0.0.1:4200/api"
+    assert settings.prefect_ui == "http://lab.example.org:4200"
+    assert Settings.load({"LAB_HOST": "10.0.0.5"}, tmp_path).mlflow_uri == "http://10.0.0.5:5000"
+    assert [Settings.load({"LAB_HOST": host}, tmp_path).beyond_loopback for host in ("", "localhost", "0.0.0.0", "10.0.0.5")] == [
+        False,
+        False,
+        True,
+        True,
+    ]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
+import postgresql
 import pytest
 
 from flows.lab.settings import Settings
@@ -21,37 +18,14 @@ from flows.search.results import Objective, Range
 from flows.search.space import Parameter, Space
 from flows.search.study import Sweep
 
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(found).parent for found in [shutil.which("initdb")] if found]
-AS_ROOT = os.geteuid() == 0
-
-pytestmark = [
-    pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL is not installed"),
-    pytest.mark.skipif(AS_ROOT and not shutil.which("runuser"), reason="PostgreSQL refuses to run as root, and there is no runuser"),
-]
-
-
-def run(*command: str) -> None:
-    as_other = ["runuser", "-u", "postgres", "--"] if AS_ROOT else []
-    subprocess.run([*as_other, PROGRAMS[-1] / command[0], *command[1:]], check=True, capture_output=True, cwd="/")
+pytestmark = postgresql.needs_postgresql
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an empty database on a server of the tests' own."""
-    folder = Path(tmp_path_factory.mktemp("postgres"))
-    if AS_ROOT:
-        for above in (folder, *folder.parents[:3]):
-            above.chmod(0o755)
-        shutil.chown(folder, "postgres")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    run("initdb", "-D", f"{folder}/data", "--auth=trust", "-U", "lab", "--no-sync")
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://lab@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+    with postgresql.server(tmp_path_factory.mktemp("postgres")) as port:
+        yield f"postgresql+psycopg://lab:{quote(postgresql.PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
 
 
 def test_many_workers_share_nothing_but_the_database(database: str, tmp_path: Path) -> None:
