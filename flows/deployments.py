@@ -6,9 +6,11 @@ The same deployments serve a process, container or Kubernetes pool called `lab`:
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from flows.lab import health
 from flows.lab.settings import SECRET, WORK_POOL, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,10 +54,22 @@ def deploy(settings: Settings) -> list[str]:
 
 
 def main() -> None:
-    """Register with the server that this environment's settings name."""
+    """Register with the server that this environment's settings name, and make MLflow's users where this machine knows them all."""
     settings = Settings.load()
     os.environ.update(settings.prefect_environment())
+    health.make_mlflow_users(settings)
+    make_pool()
     deploy(settings)
+
+
+def make_pool() -> None:
+    """Make the work pool unless it is there; a worker makes it as well, and either may come first."""
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
 
 
 if __name__ == "__main__":

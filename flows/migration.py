@@ -1,8 +1,8 @@
 """`lab migrate`: a lab's SQLite files → its PostgreSQL databases, row by row through each store's own tables, checked afterwards.
 
 The source is read from a copy that is first brought to the schemas of the installed versions, so the files themselves stay untouched.
-A store is copied in one transaction: its foreign keys are dropped first and made again at the end, which checks every one of them
-(they run in circles, so no order of the tables would do). What fails leaves the database as it was. Why: docs/adr/0021-team.md.
+Each store is copied in a transaction, and none ends before all are compared. Foreign keys are dropped first and made again at the end, which checks
+every one of them (they run in circles, so no order of the tables would do). What fails leaves the databases as they were. Why: docs/adr/0021-team.md.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def migrate(settings: Settings, say: Say = lambda _: None) -> dict[str, int]:
 
     Raises:
         RequestError: there is nothing to copy or nowhere to, the lab is running, or the target has runs or studies already.
-        RunError: a database refuses, or what arrived is not what was sent. Then nothing of that store was copied.
+        RunError: a database refuses, or what arrived is not what was sent. Then nothing was copied.
     """
     if settings.database is None:
         raise RequestError("LAB_DATABASE_URL says where to: it is not set")
@@ -68,15 +69,15 @@ def migrate(settings: Settings, say: Say = lambda _: None) -> dict[str, int]:
     if servers.supervised(settings):
         raise RequestError("the lab is running: lab down first, so that nothing is written meanwhile")
     databases.initialise(settings, lambda line: say(f"making {line}" if not line.startswith("made") else line))
+    for name in sources:
+        _refuse_what_is_used(name, settings)
     moved = _copy_artifacts(settings, say)
     counts: dict[str, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sources:
-            _refuse_what_is_used(name, settings)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as transactions:
         for name, file in sources.items():
             say(f"copying {file.name}")
             copy = _current(name, file, Path(folder), settings)
-            counts[name] = _copy(name, copy, settings, moved if name == "mlflow" else None)
+            counts[name] = _copy(name, copy, settings, transactions, moved if name == "mlflow" else None)
     return {what: counts[store].get(table, 0) for what, (store, table) in COUNTED.items() if store in counts}
 
 
@@ -103,7 +104,9 @@ def _metadata(name: str) -> MetaData:
 
         return Base.metadata
     if name == "mlflow":
-        from mlflow.store.tracking.dbmodels.models import Base as Tracking
+        for kind in ("tracking", "model_registry"):  # each adds its tables
+            import_module(f"mlflow.store.{kind}.sqlalchemy_store")
+        from mlflow.store.db.base_sql_model import Base as Tracking
 
         return Tracking.metadata  # type: ignore[no-any-return]
     if name == "optuna":
@@ -147,34 +150,32 @@ def _refuse_what_is_used(name: str, settings: Settings) -> None:
     engine.dispose()
 
 
-def _copy(name: str, source_url: str, settings: Settings, moved: tuple[str, str] | None) -> dict[str, int]:
-    """Copy one store in one transaction; returns the rows of each table."""
-    from sqlalchemy import create_engine, text
+def _copy(name: str, source: str, settings: Settings, transactions: ExitStack, moved: tuple[str, str] | None) -> dict[str, int]:
+    """Copy one store, in a transaction that ends with the `transactions` of all; returns the rows of each table."""
+    from sqlalchemy import NullPool, create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    metadata, source, target = _metadata(name), create_engine(source_url), create_engine(_target(name, settings))
+    metadata = _metadata(name)
     tables = [table for table in metadata.tables.values() if table.name != "alembic_version"]
     try:
-        with source.connect() as old, target.begin() as new:
-            _check_known(old, metadata, name)
-            keys = _drop_foreign_keys(new, tables)
-            new.execute(text(f"TRUNCATE {', '.join(_quoted(new, table) for table in tables)}"))
-            new.execute(text("SET LOCAL TIME ZONE 'UTC'"))
-            counts = {table.name: _copy_table(old, new, table) for table in tables}
-            for statement in keys:
-                new.execute(text(statement))
-            _set_sequences(new, tables)
-            for table in tables:
-                _compare(old, new, table, counts[table.name])
-            if moved:
-                _move_addresses(new, metadata, *moved)
-        return counts
+        old = transactions.enter_context(create_engine(source, poolclass=NullPool).connect())
+        new = transactions.enter_context(create_engine(_target(name, settings), poolclass=NullPool).begin())
+        _check_known(old, metadata, name)
+        keys = _drop_foreign_keys(new, tables)
+        new.execute(text(f"TRUNCATE {', '.join(_quoted(new, table) for table in tables)} CASCADE"))
+        new.execute(text("SET LOCAL TIME ZONE 'UTC'"))
+        counts = {table.name: _copy_table(old, new, table) for table in tables}
+        for statement in keys:
+            new.execute(text(statement))
+        _set_sequences(new, tables)
+        for table in tables:
+            _compare(old, new, table, counts[table.name])
+        if moved:
+            _move_addresses(new, metadata, *moved)
     except SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
-        raise RunError(f"copying {name} failed, and nothing of it was copied: {said}") from error
-    finally:
-        source.dispose()
-        target.dispose()
+        raise RunError(f"copying {name} failed, and nothing was copied: {said}") from error
+    return counts
 
 
 def _check_known(old: Connection, metadata: MetaData, name: str) -> None:

@@ -240,11 +240,6 @@ def _wait_until_ready(settings: Settings, started: datetime, deadline: float, sa
 def _register(settings: Settings, deployments: str, started: datetime, say: Say) -> None:
     """Put right what is on the Prefect server: the `gpu` limit, flow runs that a power cut ended, the deployed flows."""
     try:
-        if settings.remote_mlflow is None:
-            health.make_mlflow_users(settings)
-    except OSError as error:
-        raise RunError(f"the MLflow server refused a request: {error}") from None
-    try:
         if settings.gpu_slots is not None:
             health.set_concurrency_limit(settings, "gpu", settings.gpu_slots)
         elif gpus := count_gpus():
