@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.lab import health
+from flows.lab import health, limits, notifications
 from flows.lab.settings import SECRET, WORK_POOL, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,12 +54,16 @@ def deploy(settings: Settings) -> list[str]:
 
 
 def main() -> None:
-    """Register with the server that this environment's settings name, and make MLflow's users where this machine knows them all."""
+    """Register with the server that this environment's settings name; also what else is kept there: MLflow's users (where this machine
+    knows them all), limits, notifications.
+    """
     settings = Settings.load()
     os.environ.update(settings.prefect_environment())
     health.make_mlflow_users(settings)
     make_pool()
     deploy(settings)
+    limits.publish(settings)
+    notifications.apply(settings)
 
 
 def make_pool() -> None:

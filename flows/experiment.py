@@ -31,7 +31,7 @@ from components.data.prepared import Prepared
 from components.errors import Interrupted, Pruned, RequestError, RunError
 from components.protocols import Objective, Optimizer, Schedule
 from components.training import randomness
-from components.training.checkpoint import Checkpoints, weights_sha256
+from components.training.checkpoint import KEEP, Checkpoints, weights_sha256
 from components.training.device import choose, configure
 from components.training.evaluation import evaluate
 from components.training.features import below_head_is_frozen, compute_once
@@ -39,11 +39,14 @@ from components.training.loop import fit
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
 from flows.config.build import build
+from flows.lab import limits
 from flows.lab.settings import Settings
 from flows.parts import Tell, build_model, load_model, load_outcomes, prepare_data, save_model, save_outcomes, write_json
 from flows.records.journal import Journal, history, read
 from flows.records.reproducible import environment
 
+OPTIMIZER_COPIES = 2
+"""How often an optimizer keeps the weights' size beside them, at most: Adam does twice."""
 EVALUATION_BATCH = 500
 """Examples a batch when nothing is learned; larger ones gain nothing on a CPU."""
 
@@ -103,6 +106,7 @@ def run(
             if result is None:
                 with _stage(journal, tell, "fit"):
                     parts = assemble(config, prepared, settings, journal, said=said, tell=lambda text: tell({"kind": "note", "text": text}))
+                    limits.refuse_what_will_not_fit(settings, needed(parts))
                     fitted = _fit(parts, folder, journal, tell, stopping)
                     save_model(folder / "model", fitted.weights, config, prepared)
                 with _stage(journal, tell, "evaluate"):
@@ -201,6 +205,12 @@ def assemble(
         trainer,
         device,
     )
+
+
+def needed(parts: Parts) -> int:
+    """Bytes that the run holds at once, about: its checkpoints with the optimizer's state, the best weights, and the model."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in parts.model.state_dict().values())
+    return weights * (KEEP * (1 + OPTIMIZER_COPIES) + 2)
 
 
 @contextmanager

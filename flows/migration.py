@@ -1,8 +1,9 @@
 """`lab migrate`: a lab's SQLite files → its PostgreSQL databases, row by row through each store's own tables, checked afterwards.
 
 The source is read from a copy that is first brought to the schemas of the installed versions, so the files themselves stay untouched.
-Each store is copied in a transaction, and none ends before all are compared. Foreign keys are dropped first and made again at the end, which checks
-every one of them (they run in circles, so no order of the tables would do). What fails leaves the databases as they were. Why: docs/adr/0021-team.md.
+Each store is copied in a transaction, and none ends before all are compared, so what fails leaves the databases as they were. Foreign
+keys are dropped first and made again at the end, which checks every one of them (they run in circles, so no order of the tables would
+do). Why: docs/adr/0021-team.md.
 """
 
 from __future__ import annotations

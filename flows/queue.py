@@ -5,7 +5,9 @@ Standard library only: `lab train --queue` must not import Prefect to ask a ques
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.errors import RequestError, RunError
-from flows.lab import health
+from flows.lab import health, limits
 from flows.lab.settings import Settings
 
 REFUSED = (409, 422)
@@ -47,10 +49,12 @@ def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Qu
         RunError: the server does not have the deployment, or does not answer as it should.
     """
     if not health.answers(settings, "prefect"):
-        raise RequestError("no lab is running, so there is no worker to hand the run to: lab up --detach starts it")
+        stranger = health.stranger(settings)
+        raise RequestError(stranger or "no lab is running, so there is no worker to hand the run to: lab up --detach starts it")
     try:
+        _refuse_too_many(settings)
         found = health.ask(settings, f"/deployments/name/{deployment}")
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "tags": [_owner()]}
         flow_run = health.ask(settings, f"/deployments/{found['id']}/create_flow_run", body)
     except urllib.error.HTTPError as error:
         kind = RequestError if error.code in REFUSED else RunError
@@ -58,6 +62,26 @@ def queue(settings: Settings, deployment: str, parameters: dict[str, Any]) -> Qu
     except OSError as error:
         raise RunError(f"the Prefect server did not take the run of {deployment}: {error}") from error
     return Queued(flow_run["id"], flow_run["name"], f"{settings.prefect_ui}/runs/flow-run/{flow_run['id']}")
+
+
+def _owner() -> str:
+    """The tag by which a person's runs are counted."""
+    try:
+        return f"user:{getpass.getuser()}"
+    except (OSError, KeyError):  # a container's nameless user
+        return f"user:{os.getuid()}"
+
+
+def _refuse_too_many(settings: Settings) -> None:
+    """RequestError: this person has as many unfinished runs as the lab lets anybody have."""
+    limit = limits.runs_per_user(settings)
+    if limit is None:
+        return
+    unfinished = {"tags": {"all_": [_owner()]}, "state": {"type": {"not_any_": list(ENDED)}}}
+    count = health.ask(settings, "/flow_runs/count", {"flow_runs": unfinished})
+    if count >= limit:
+        name = _owner().removeprefix("user:")
+        raise RequestError(f"{name} has {count} runs queued or running, and the lab lets one person have {limit}: wait for one to end")
 
 
 def follow(settings: Settings, queued: Queued, say: Callable[[str], None]) -> tuple[str, str]:

@@ -248,4 +248,5 @@ def _asking(settings: Settings) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError) or health.answers(settings, "prefect"):
             raise RunError(f"the Prefect server did not do what was asked: {error}") from error
-        raise RequestError("no lab is running, so there is nobody to keep a schedule: lab up --detach starts it") from error
+        nobody = "no lab is running, so there is nobody to keep a schedule: lab up --detach starts it"
+        raise RequestError(health.stranger(settings) or nobody) from error

@@ -29,6 +29,7 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     from flows import experiment
     from flows.config.build import validate
     from flows.config.compose import compose
+    from flows.lab import limits
     from flows.lab.settings import Settings
 
     settings = Settings.load()
@@ -40,6 +41,8 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         _refuse_untrained(config["pretrained"], settings)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
+        if full := limits.warning(settings):
+            tell({"kind": "warning", "message": full})
         folder = experiment.create(config, settings, request.get("run"))
     else:
         raise RequestError("the trainer was started without a request")

@@ -92,6 +92,8 @@ def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> 
             try:
                 session.accept()
                 if not orchestrated:
+                    if stranger := health.stranger(settings):
+                        output.say(stranger)
                     output.say("no lab is running (lab up starts one): training without Prefect, and writing MLflow's database directly")
                 return _under_prefect(session, request) if orchestrated else train_here(session)
             except (Interrupted, TrainerDied) as error:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from components.errors import RequestError
-from flows.lab import access
+from flows.lab import access, processes
 from flows.lab.settings import WORK_POOL, Settings
 
 BUSY, UNAUTHORIZED = 503, 401
@@ -78,7 +78,7 @@ def healthy(address: str, *, timeout: float = 1.0) -> bool:
 
 
 def answers(settings: Settings, server: str, *, since: datetime | None = None, timeout: float = 1.0) -> bool:
-    """Whether `server` (`prefect`, `mlflow` or `worker`) does its work.
+    """Whether `server` (`prefect`, `mlflow` or `worker`) of this lab does its work; another lab's on the same port does not count.
 
     The worker is asked for by way of the Prefect server, which believes in a dead one for 90 s: give `since` to count only a sign
     of life after that moment.
@@ -92,7 +92,29 @@ def answers(settings: Settings, server: str, *, since: datetime | None = None, t
             worker["status"] == "ONLINE" and (since is None or datetime.fromisoformat(worker["last_heartbeat_time"]) >= since)
             for worker in found
         )
-    return healthy(f"{settings.prefect_api}/health" if server == "prefect" else f"{settings.mlflow_uri}/health", timeout=timeout)
+    address, port, remote = {
+        "prefect": (f"{settings.prefect_api}/health", settings.prefect_port, settings.remote_prefect),
+        "mlflow": (f"{settings.mlflow_uri}/health", settings.mlflow_port, settings.remote_mlflow),
+    }[server]
+    if not healthy(address, timeout=timeout):
+        return False
+    return remote is not None or processes.home_of_port(port) in (None, os.path.realpath(settings.home))
+
+
+def stranger(settings: Settings) -> str | None:
+    """A line when the local Prefect or MLflow port is another lab's, which must not be used in place of this one; None otherwise."""
+    ports = (
+        ("LAB_PREFECT_PORT", settings.prefect_port, settings.remote_prefect),
+        ("LAB_MLFLOW_PORT", settings.mlflow_port, settings.remote_mlflow),
+    )
+    for variable, port, remote in ports:
+        other = None if remote else processes.home_of_port(port)
+        if other is not None and other != os.path.realpath(settings.home):
+            return (
+                f"this lab ({settings.home}) is not running, and port {port} is used by the lab of {other}: "
+                f"use that one by LAB_HOME={other}, or another port by {variable}"
+            )
+    return None
 
 
 def worker_name() -> str:

@@ -124,14 +124,26 @@ def uptime(process: psutil.Process) -> float:
 
 def owner_of_port(port: int) -> str | None:
     """A few words on who listens on a local TCP `port`; None when nobody does or the system does not say."""
+    pid = _listener(port)
+    return None if pid is None else _describe(pid)
+
+
+def home_of_port(port: int) -> str | None:
+    """The LAB_HOME of the lab that listens on a local TCP `port`; None when none does, or the system does not say."""
+    pid = _listener(port)
+    try:
+        return None if pid is None else _environment(psutil.Process(pid)).get(MARKER)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _listener(port: int) -> int | None:
     try:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return None
-    for connection in connections:
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
-            return _describe(connection.pid)
-    return None
+    listening = (each for each in connections if each.laddr and each.laddr.port == port and each.status == psutil.CONN_LISTEN)
+    return next((each.pid for each in listening if each.pid), None)
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

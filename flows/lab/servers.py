@@ -240,9 +240,7 @@ def _wait_until_ready(settings: Settings, started: datetime, deadline: float, sa
 def _register(settings: Settings, deployments: str, started: datetime, say: Say) -> None:
     """Put right what is on the Prefect server: the `gpu` limit, flow runs that a power cut ended, the deployed flows."""
     try:
-        if settings.gpu_slots is not None:
-            health.set_concurrency_limit(settings, "gpu", settings.gpu_slots)
-        elif gpus := count_gpus():
+        if settings.gpu_slots is None and (gpus := count_gpus()):
             health.ensure_concurrency_limit(settings, "gpu", gpus)
         if settings.remote_prefect is None:
             lost = health.settle_lost_flow_runs(settings, processes.flow_run_ids(settings.home), started)

@@ -75,7 +75,7 @@ def server(answers: dict[str, Any], code: int = 404) -> Iterator[tuple[int, Aske
             self.end_headers()
             self.wfile.write(json.dumps(found).encode())
 
-        do_GET = do_POST = do_HEAD = answer  # noqa: N815 — the names are http.server's
+        do_GET = do_POST = do_HEAD = do_PATCH = do_DELETE = answer  # noqa: N815 — the names are http.server's
 
         def log_message(self, *_: object) -> None:
             """Keep quiet."""

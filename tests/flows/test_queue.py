@@ -21,6 +21,8 @@ def test_a_refusal_is_told_from_a_failure(tmp_path: Path, monkeypatch: pytest.Mo
     def call(address: str, *_: Any, **__: Any) -> Any:
         if address.endswith("create_flow_run"):
             raise urllib.error.HTTPError(address, code, "no", Message(), io.BytesIO())
+        if "/variables/" in address:
+            raise urllib.error.HTTPError(address, 404, "no limit", Message(), io.BytesIO())
         return {"id": "1"}
 
     monkeypatch.setattr(health, "answers", lambda *_: True)
