@@ -209,7 +209,7 @@ def assemble(
 
 def needed(parts: Parts) -> int:
     """Bytes that the run holds at once, about: its checkpoints with the optimizer's state, the best weights, and the model."""
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in parts.model.state_dict().values())
+    weights: int = sum(tensor.numel() * tensor.element_size() for tensor in parts.model.state_dict().values())
     return weights * (KEEP * (1 + OPTIMIZER_COPIES) + 2)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from importlib import import_module
@@ -24,7 +24,7 @@ from flows.lab import launch, postgres, servers
 from flows.lab.settings import Settings
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, MetaData, Table
+    from sqlalchemy import Connection, MetaData, Row, Table
 
 Say = Callable[[str], None]
 
@@ -209,14 +209,18 @@ def _copy_table(old: Connection, new: Connection, table: Table) -> int:
     columns = [column for column in table.columns if column.computed is None]
     copied = 0
     for rows in old.execution_options(yield_per=BATCH).execute(select(*columns)).partitions(BATCH):
-        new.execute(insert(table), [_aware(row._mapping) for row in rows])
+        new.execute(insert(table), [_aware(row) for row in rows])
         copied += len(rows)
     return copied
 
 
-def _aware(row: Mapping[str, Any]) -> dict[str, Any]:
+def _aware(row: Row[Any]) -> dict[str, Any]:
     """SQLite has no time zones: what it gives without one is UTC, and PostgreSQL would take it for the session's."""
-    return {key: value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value for key, value in row.items()}
+
+    def aware(value: Any) -> Any:
+        return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+
+    return {key: aware(value) for key, value in row._asdict().items()}
 
 
 def _set_sequences(new: Connection, tables: list[Table]) -> None:
@@ -246,11 +250,11 @@ def _compare(old: Connection, new: Connection, table: Table, copied: int) -> Non
         return
     columns = [column for column in table.columns if column.computed is None]
     for place in range(0, copied, max(1, copied // SAMPLES)):
-        row = old.execute(select(*columns).order_by(*keys).offset(place).limit(1)).one()._mapping
-        same = [key == row[key.name] for key in keys]
+        row = old.execute(select(*columns).order_by(*keys).offset(place).limit(1)).one()
+        same = [key == row._mapping[key] for key in keys]
         arrived = new.execute(select(*columns).where(*same)).one_or_none()
-        if arrived is None or _aware(arrived._mapping) != _aware(row):
-            raise RunError(f"a row of {table.name} did not arrive as it was: {[row[key.name] for key in keys]}; nothing was kept")
+        if arrived is None or _aware(arrived) != _aware(row):
+            raise RunError(f"a row of {table.name} did not arrive as it was: {[row._mapping[key] for key in keys]}; nothing was kept")
 
 
 def _quoted(connection: Connection, table: Table) -> str:
@@ -267,7 +271,8 @@ def _copy_artifacts(settings: Settings, say: Say) -> tuple[str, str] | None:
         return settings.artifacts.as_uri(), Path(settings.artifact_store).as_uri()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    get_artifact_repository(settings.artifact_store).log_artifacts(str(settings.artifacts))
+    store: Any = get_artifact_repository(settings.artifact_store)
+    store.log_artifacts(str(settings.artifacts))
     return settings.artifacts.as_uri(), settings.artifact_store
 
 

@@ -81,7 +81,7 @@ def _refuse_too_many(settings: Settings) -> None:
     count = health.ask(settings, "/flow_runs/count", {"flow_runs": unfinished})
     if count >= limit:
         name = _owner().removeprefix("user:")
-        raise RequestError(f"{name} has {count} runs queued or running, and the lab lets one person have {limit}: wait for one to end")
+        raise RequestError(f"{name} has {count} queued or running already, and the lab lets one person have {limit}: wait for one to end")
 
 
 def follow(settings: Settings, queued: Queued, say: Callable[[str], None]) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def test_a_person_has_so_many_runs_and_no_more(unfinished: int, tmp_path: Path) 
                 {"flow_runs": {"tags": {"all_": [tag]}, "state": {"type": {"not_any_": list(queue.ENDED)}}}},
             )
         else:
-            with pytest.raises(RequestError, match=rf"has {unfinished} runs queued or running, and the lab lets one person have 2"):
+            with pytest.raises(RequestError, match=rf"has {unfinished} queued or running already, and the lab lets one person have 2"):
                 queue.queue(settings, "train/train", {})
             assert not [path for path, _ in asked if "create_flow_run" in path]
 
