@@ -26,8 +26,13 @@ CHOICES = [(group, name) for group in GROUPS for name in names(group)]
 UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias"}
 """Parameters that no YAML repeats: torch's switches for memory and speed, and what all initializers share. They can be set all the same."""
 
-SHAPE_OF = {"components.data.images.Digits": [1, 8, 8], "components.data.long_range.Adding": [200, 2]}
-"""Shape of one example where it is not that of an MNIST digit."""
+SHAPE_OF = {
+    "components.data.images.Digits": [1, 8, 8],
+    "components.data.long_range.Adding": [200, 2],
+    "components.models.yolo.YOLO": [3, 128, 128],
+    "components.models.ssd.SSD": [3, 128, 128],
+}
+"""Shape of one example where it is not that of an MNIST digit, by the model where it can't take every picture, or by the data."""
 
 PREDICTS = {"components.objectives.language_modelling.LanguageModelling": "each", "components.models.gpt.GPT": "next"}
 """What is asked of a sequence where it is not one class, by the objective or the model; a bidirectional model refuses `next`."""
@@ -38,7 +43,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
     vocabulary = TokenSettings(tokens="character").train(["0123456789"])
     return {
         "activation": nn.Tanh,  # which the fused recurrent kernels have
-        "input_shape": SHAPE_OF.get(config["data"]["_target_"], [1, 28, 28]),
+        "input_shape": SHAPE_OF.get(config["model"]["_target_"], SHAPE_OF.get(config["data"]["_target_"], [1, 28, 28])),
         "classes": 10,
         "class_names": [str(digit) for digit in range(10)],
         "vocabulary": vocabulary.dump(),

@@ -7,45 +7,24 @@ rows. All pictures of a data set have one size, and their boxes are in pixels of
 Shapes: B batch, C channels, H height, W width, n objects of one picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le, Lt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
+from components.data.box_transforms import Augmentation
 from components.data.image_split import moments
+from components.data.objects import Objects
 from components.data.pictures import normalised, open_picture_file, read_inputs
 from components.protocols import Batch, Split
 
 FILE = "detection.safetensors"
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What is in one picture.
-
-    Attributes:
-        boxes: (n, 4) float32 left, top, right, bottom in pixels.
-        labels: (n,) int64 classes from 0.
-        difficult: (n,) bool; VOC counts such objects neither as found nor as missed.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    difficult: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def at(self, which: Tensor) -> Objects:
-        """Some of them: places (k,) int64, or (n,) bool."""
-        return Objects(self.boxes[which], self.labels[which], self.difficult[which])
 
 
 class DetectionSplit:
@@ -61,6 +40,7 @@ class DetectionSplit:
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str],
+        augmentation: Augmentation | None = None,
     ) -> None:
         """The examples `rows` of `pixels`.
 
@@ -71,7 +51,9 @@ class DetectionSplit:
             rows: (n,) int64, this split's rows.
             mean, std: of each channel, with 255 as 1.
             class_names: name of class 0, 1 …
+            augmentation: what is done to examples in training.
         """
+        self.augmentation = augmentation or Augmentation()
         self.rows, self.mean, self.std, self.class_names = rows, tuple(mean), tuple(std), tuple(class_names)
         self._pixels, self._objects, self._bounds = pixels, objects, bounds
 
@@ -83,10 +65,18 @@ class DetectionSplit:
     def __len__(self) -> int:
         return self.rows.numel()
 
-    def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:  # noqa: ARG002 — not augmented
+    @property
+    def augments(self) -> bool:
+        """Whether batches differ with the generator."""
+        return bool(self.augmentation)
+
+    def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:
         """`inputs` (B, C, H, W) float32 normalised, lists of B `boxes` (n, 4), `labels` (n,), `difficult` (n,), and `index` (B,) int64."""
         pixels = self._pixels.index_select(0, self.rows.index_select(0, index))
         found = [self.objects(place) for place in index.tolist()]
+        if generator is not None and self.augmentation:
+            pairs = [self.augmentation(each, objects, generator) for each, objects in zip(pixels, found, strict=True)]
+            pixels, found = torch.stack([each for each, _ in pairs]), [objects for _, objects in pairs]
         return {
             "inputs": normalised(pixels, self.mean, self.std),
             "boxes": [each.boxes for each in found],
@@ -106,8 +96,26 @@ class DetectionSplit:
         return pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
 class DetectionData:
-    """What every data set has whose folder `write_detection` wrote."""
+    """What every data set has whose folder `write_detection` wrote, and how its training examples are augmented (see `Augmentation`).
+
+    Attributes:
+        flip: probability of mirroring left and right.
+        crop: probability of cutting out a part that keeps objects.
+        expand: the picture is put on a ground of up to this many times its height and width, half of the time; 1: never.
+        colour: by how much at most brightness, contrast and saturation change, as a share.
+    """
+
+    flip: Annotated[float, Ge(0), Le(1)] = 0.0
+    crop: Annotated[float, Ge(0), Le(1)] = 0.0
+    expand: Annotated[float, Ge(1), Le(8)] = 1.0
+    colour: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that decide what is prepared: all but those of the augmentation, which happens later, and `path`."""
+        later = {field.name for field in fields(DetectionData)} | {"path"}
+        return {name: value for name, value in asdict(self).items() if name not in later}
 
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits of a prepared folder; pixels are memory-mapped."""
@@ -117,7 +125,11 @@ class DetectionData:
             objects = Objects(*(file.get_tensor(name) for name in ("boxes", "labels", "difficult")))
             rows = {name: file.get_tensor(name) for name in card["counts"]}
         known = {key: facts[key] for key in ("mean", "std", "class_names")}
-        return {name: DetectionSplit(pixels, objects, bounds, of, **known) for name, of in rows.items()}
+        augmentation = Augmentation(flip=self.flip, crop=self.crop, expand=self.expand, colour=self.colour)
+        return {
+            name: DetectionSplit(pixels, objects, bounds, of, **known, augmentation=augmentation if name == "train" else None)
+            for name, of in rows.items()
+        }
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
         """A picture file that is not in the data, as a batch of one without objects, brought to size and normalised by `facts`.

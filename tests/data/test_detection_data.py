@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from components.data.batches import Batches
-from components.data.detection import DetectionData, Objects, write_detection
+from components.data.detection import DetectionData, write_detection
 from components.data.images import Digits
+from components.data.objects import Objects
 from components.data.prepared import prepare
 from components.data.scenes import GROUNDS, Scenes, _inked
 from components.errors import DataError
@@ -97,7 +98,7 @@ def test_a_digit_fills_its_box():
     scenes, ground = Scenes(most=1, smallest=20), Image.new("RGB", (128, 128), (40, 40, 40))
     for seed in range(10):
         chance = np.random.default_rng(seed)
-        scene, found = scenes._compose(chance, [ground], [_inked(image) for image in images[:20].numpy()], targets, torch.arange(20))
+        scene, found = scenes._compose(chance, [ground], lambda place: _inked(images[place].numpy()), targets, torch.arange(20))
         changed = (np.abs(scene - np.median(scene, axis=(1, 2), keepdims=True)) > 25).any(axis=0)
         (rows,), (columns,) = (np.nonzero(changed.any(axis=axis)) for axis in (1, 0))
         seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]

@@ -84,6 +84,9 @@ def test_members_of_zip_and_tar(tmp_path: Path) -> None:
         assert (stream.read(), size) == (b"inside a wheel", 14)
     with open_member(tmp_path / "a.tar.gz", "thing-1.0/data.txt") as (stream, size):
         assert (stream.read(), size) == (b"inside an tar", 13)
+    with open_member(tmp_path / "a.whl", None) as (stream, size):
+        assert stream.read() == (tmp_path / "a.whl").read_bytes()
+        assert size == (tmp_path / "a.whl").stat().st_size
     for archive, member in (("a.whl", "absent"), ("a.tar.gz", "absent"), ("a.tar.gz", "thing-1.0/link.txt")):
         with pytest.raises(DataError, match=f"{archive} has no file {member}"), open_member(tmp_path / archive, member):
             pass

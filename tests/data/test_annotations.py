@@ -1,0 +1,155 @@
+"""VOC's and COCO's annotations: what is read, and every fault by file and line."""
+
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from components.data.annotated_pictures import Annotated, Report, divided, fault_of, write_annotated
+from components.data.annotations import Annotation, Marked, read_coco, read_voc
+from components.data.detection import DetectionData
+from components.errors import DataError
+
+VOC = """<annotation>
+ <filename>one.jpg</filename>
+ <size><width>100</width><height>50</height></size>
+ <object>
+  <name>dog</name><difficult>1</difficult>
+  <bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>25</ymax></bndbox>
+  <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+ </object>
+ <object>
+  <name>cat</name>
+  <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>x7</xmax><ymax>8</ymax></bndbox>
+ </object>
+ <object><bndbox><xmin>1</xmin></bndbox></object>
+ <object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>
+</annotation>"""
+
+
+def test_voc_by_hand():
+    annotation = read_voc(VOC.encode(), "one.xml")
+    assert annotation.picture == "one.jpg"
+    assert annotation.objects == [Marked("dog", (10, 5, 30, 25), True, "line 4")], "VOC counts from 1; a part of an object is none"
+    assert annotation.faults == [
+        ("line 9", "a side of the box is no number ('x7')"),
+        ("line 13", "the object has no name"),
+        ("line 14", "the object has no ymin"),
+    ]
+
+
+def test_what_is_no_voc_names_its_line():
+    with pytest.raises(DataError, match=r"^a\.xml: line 2: it is not XML \(mismatched tag\)$"):
+        read_voc(b"<annotation>\n</object>", "a.xml")
+    with pytest.raises(DataError, match="begins with <html>"):
+        read_voc(b"<html></html>", "a.xml")
+
+
+def test_coco_by_hand(tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
+        "categories": [{"id": 3, "name": "bee"}, {"id": 1, "name": "ant"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 20], "iscrowd": 1},
+            {"id": 2, "image_id": 7, "category_id": 9, "bbox": [1, 2, 10, 20]},
+            {"id": 3, "image_id": 8, "category_id": 1, "bbox": [1, 2, 10]},
+        ],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    names, pictures = read_coco(tmp_path / "x.json")
+    assert names == ["ant", "bee"]
+    assert pictures[0].objects[0] == Marked("bee", (1, 2, 11, 22), True, "annotation 1")
+    assert pictures[0].objects[1].name == "category 9"
+    assert pictures[1].faults[0][0] == "annotation 3"
+    content["annotations"] = [{"id": 4, "image_id": 99}]
+    (tmp_path / "y.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="annotation 4 belongs to no picture"):
+        read_coco(tmp_path / "y.json")
+    (tmp_path / "z.json").write_text('{"images": [],\n oops}')
+    with pytest.raises(DataError, match=r"z\.json: line 2: it is not JSON"):
+        read_coco(tmp_path / "z.json")
+
+
+@pytest.mark.parametrize(
+    ("box", "name", "reason"),
+    [
+        ((5, 5, 20, 20), "cow", "unknown class 'cow'"),
+        ((20, 5, 10, 20), "dog", "inverted"),
+        ((5, 5, 5, 20), "dog", "empty"),
+        ((5, 5, 20, 60), "dog", "is beyond the picture of 100×50"),
+        ((-9, 5, 20, 20), "dog", "is beyond"),
+        ((float("nan"), 5, 20, 20), "dog", "not finite"),
+        ((-1, 0, 100, 50), "dog", None),
+    ],
+)
+def test_faults_of_a_box(box, name, reason):
+    found = fault_of(Marked(name, box, False, "line 1"), 100, 50, ["dog"])
+    assert found is None if reason is None else reason in found
+
+
+def png(width=100, height=50):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def given():
+    good = Marked("dog", (10, 5, 30, 25), False, "line 4")
+    bad = Marked("dog", (30, 5, 10, 25), False, "line 9")
+    return [
+        Annotated(Annotation("a.png", "a.xml", [good, bad]), png, "train"),
+        Annotated(Annotation("b.png", "b.xml", []), png, "train"),
+        Annotated(Annotation("c.png", "c.xml", [good]), lambda: b"no picture", "test"),
+        Annotated(Annotation("d.png", "d.xml", [good], [("line 2", "odd")]), png, "test"),
+    ]
+
+
+def write(into, **changed):
+    settings = {"size": [100, 50], "class_names": ["dog"], "faults": "drop", "without_objects": "drop", "report": Report()}
+    return write_annotated(into, given(), **settings | changed)
+
+
+def test_faults_are_dropped_and_listed(tmp_path):
+    card = write(tmp_path)
+    assert [(line["file"], line["reason"]) for line in card["unreadable"]] == [
+        ("a.xml: line 9", "the box (30, 5, 10, 25) is inverted"),
+        ("b.xml", "b.png has no objects"),
+        ("c.png", "not a picture in any known format"),
+        ("d.xml: line 2", "odd"),
+    ]
+    assert {name: count["examples"] for name, count in card["counts"].items()} == {"train": 1, "test": 1}
+    objects = DetectionData().open(tmp_path, card)["train"].objects(0)
+    assert objects.boxes.tolist() == [[5, 10, 15, 50]], "half as wide, twice as high"
+
+
+def test_pictures_without_objects_may_stay(tmp_path):
+    card = write(tmp_path, without_objects="keep")
+    assert card["counts"]["train"] == {"examples": 2, "objects": 1, "classes": {"dog": 1}}
+
+
+def test_or_faults_are_fatal(tmp_path):
+    with pytest.raises(
+        DataError, match=r"^3 faults in the annotated pictures: a\.xml: line 9: the box .* is inverted; c\.png: not a picture"
+    ):
+        write(tmp_path, faults="fail")
+    with pytest.raises(DataError, match=r"^1 faults .*: b\.xml: b\.png has no objects$"):
+        write(tmp_path, without_objects="fail")
+    with pytest.raises(DataError, match=r"none of the pictures to train on can be used; a\.xml: line 4: unknown class 'dog'"):
+        write(tmp_path, class_names=["cat"])
+
+
+def test_shares_are_drawn_by_name():
+    names = [f"{place}.jpg" for place in range(40)]
+    splits = divided(names, {"validation": 0.1, "test": 0.2}, seed=0)
+    assert [list(splits.values()).count(name) for name in ("train", "validation", "test")] == [28, 4, 8]
+    assert divided(names[::-1], {"validation": 0.1, "test": 0.2}, seed=0) == splits
+    assert divided(names, {"validation": 0.1, "test": 0.2}, seed=1) != splits
+
+
+def test_objects_of_a_card_are_tensors(tmp_path):
+    card = write(tmp_path, without_objects="keep")
+    empty = DetectionData().open(tmp_path, card)["train"].objects(1)
+    assert empty.boxes.shape == (0, 4)
+    assert empty.labels.dtype == torch.int64
