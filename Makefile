@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do $$nam
 STAMP := $(VENV)/.installed
 export LAB_HOME ?= $(CURDIR)/.lab
 
-.PHONY: help install demo test e2e chromium lint format bench clean
+.PHONY: help install demo test e2e chromium postgresql lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,13 +28,20 @@ demo: $(STAMP)  ## start the lab, train an MLP and a small VGG on real digits, s
 test: $(STAMP)  ## everything but the tests with real servers and browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-e2e: $(STAMP) chromium  ## tests with real servers and a real browser
+e2e: $(STAMP) chromium postgresql  ## tests with real servers and a real browser
 	$(BIN)/python -m pytest -m e2e --timeout 600
 
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  { echo "Installing Chromium for the browser test"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }; } || \
 	  echo "Chromium is not here and cannot be installed (needs root and apt): the browser test will be skipped"
+
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { echo "Installing PostgreSQL for its tests, which start servers of their own"; \
+	    mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; }; } || \
+	  echo "PostgreSQL is not here and cannot be installed (needs root and apt): its tests will be skipped"
 
 lint: $(STAMP)  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

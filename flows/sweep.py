@@ -148,7 +148,9 @@ def _pool_workers(session: SweepSession) -> Iterator[int | None]:
     if plan.backend != "pool":
         yield None
         return
-    queued = [queue.queue(session.settings, "sweep-worker/sweep-worker", {"sweep": session.name}) for _ in range(plan.workers - 1)]
+    queued = [
+        queue.queue(session.settings, "sweep-worker/sweep-worker", {"sweep": session.name}, counted=False) for _ in range(plan.workers - 1)
+    ]
     try:
         yield 1
     finally:

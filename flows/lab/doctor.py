@@ -22,8 +22,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal
 
-from components.errors import closest
-from flows.lab import health, processes, servers
+from components.errors import LabError, closest
+from flows.lab import access, health, limits, postgres, processes, servers
 from flows.lab.settings import VARIABLES, Settings
 
 Level = Literal["ok", "warn", "fail"]
@@ -168,7 +168,16 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 
 def databases(settings: Settings) -> Iterator[Finding]:
-    """SQLite's own quick check of every database."""
+    """SQLite's own quick check of every database; whether PostgreSQL answers and has them all."""
+    if settings.database:
+        try:
+            missing = postgres.missing(settings.database, settings.password_file)
+        except LabError as error:
+            yield Finding("fail", "PostgreSQL", str(error), "correct LAB_DATABASE_URL, or start the database")
+            return
+        words = f"has no database {' or '.join(missing)}" if missing else "answers"
+        yield Finding("fail" if missing else "ok", "PostgreSQL", words, "lab init-db makes what is missing" if missing else "")
+        return
     for file in (settings.prefect_database, settings.mlflow_database, settings.lab_database, settings.optuna_database):
         if not file.exists():
             continue
@@ -182,6 +191,30 @@ def databases(settings: Settings) -> Iterator[Finding]:
         else:
             mend = f"lab down, then move {file} away (a new one is made) or put a backup in its place"
             yield Finding("fail", file.name, f"is damaged: {answer.splitlines()[0]}", mend)
+
+
+def credentials(settings: Settings) -> Iterator[Finding]:
+    """Whether the file of credentials is right, and its owner's alone."""
+    try:
+        found = access.read(settings.credentials)
+    except LabError as error:
+        yield Finding("fail", "credentials", str(error), "lab access --into FILE, where the servers are, writes another")
+        return
+    if found is not None and settings.credentials_file is None and settings.credentials.stat().st_mode & 0o077:
+        yield Finding("fail", "credentials", f"{settings.credentials} can be read by others", f"chmod 600 {settings.credentials}")
+    elif found is not None:
+        yield Finding("ok", "credentials", "the servers ask for them")
+
+
+def quota(settings: Settings) -> Iterator[Finding]:
+    """How much of LAB_QUOTA_GB is taken."""
+    try:
+        near = limits.warning(settings)
+    except LabError as error:
+        yield Finding("fail", "quota", str(error), "lab gc --delete")
+        return
+    if near:
+        yield Finding("warn", "quota", near)
 
 
 def mirror(settings: Settings) -> Iterator[Finding]:
@@ -226,4 +259,4 @@ def clock(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "clock", time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)))
 
 
-CHECKS: tuple[Check, ...] = (python, libraries, variables, device, lab_servers, disk, databases, mirror, clock)
+CHECKS: tuple[Check, ...] = (python, libraries, variables, device, lab_servers, disk, quota, databases, credentials, mirror, clock)

@@ -31,7 +31,7 @@ def main(server: str) -> int:
     environment = os.environ | settings.lab_environment() | settings.prefect_environment() | settings.mlflow_environment()
     processes.kill(processes.leftovers(settings.home, server))
     if server == "prefect":
-        command = [sys.executable, "-m", "prefect", "server", "start"]
+        command = [sys.executable, "-m", "flows.lab.prefect_server"]
         os.execve(sys.executable, command, environment | prefect_server_environment(settings))  # noqa: S606 — no shell is meant
     if server == "mlflow":
         make_mlflow_database(settings)
@@ -71,7 +71,7 @@ def worker_command(settings: Settings) -> list[str]:
 
 def prefect_server_environment(settings: Settings) -> dict[str, str]:
     """What the Prefect server needs besides what its clients need; the database's password is in the environment, not in the command."""
-    origins = [f"http://{host}:{settings.prefect_port}" for host in _names(settings)]
+    origins = [f"http://{host}:{settings.prefect_port}" for host in names(settings)]
     login = access.read(settings.credentials)
     return {
         "PREFECT_SERVER_API_HOST": settings.host,
@@ -88,11 +88,11 @@ def prefect_server_environment(settings: Settings) -> dict[str, str]:
 
 def mlflow_server_environment(settings: Settings) -> dict[str, str]:
     """What the MLflow server needs besides what its clients need."""
-    names = _names(settings)
+    hosts = names(settings)
     given = {
         "MLFLOW_BACKEND_STORE_URI": settings.mlflow_store,
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*names, *(f"{host}:{settings.mlflow_port}" for host in names)]),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{settings.mlflow_port}" for host in names),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*hosts, *(f"{host}:{settings.mlflow_port}" for host in hosts)]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{settings.mlflow_port}" for host in hosts),
     }
     login = access.read(settings.credentials)
     if login is None:
@@ -118,7 +118,7 @@ def mlflow_command(settings: Settings) -> list[str]:
     return [*command, "--app-name", "basic-auth"] if access.read(settings.credentials) else command
 
 
-def _names(settings: Settings) -> list[str]:
+def names(settings: Settings) -> list[str]:
     """The hosts by which the servers are spoken to."""
     own = [LOOPBACK, "localhost", settings.near_host]
     return list(dict.fromkeys([*own, *(settings.public_hosts or ([os.uname().nodename] if settings.beyond_loopback else []))]))

@@ -28,6 +28,7 @@ from components.errors import Interrupted, RequestError, RunError
 from flows.child import GRACE_SECONDS
 from flows.config.build import validate
 from flows.config.compose import compose
+from flows.lab import limits
 from flows.lab.settings import Settings
 from flows.parts import prepare_data
 from flows.records import journal
@@ -112,6 +113,8 @@ class SweepSession:
             self.sweep = Sweep.load(self.settings, self.request["join"])
             self._carry_trials(lambda: self._tags_of_trials(self._study_run_id()))
             return self.name
+        if full := limits.warning(self.settings):
+            self.watch({"kind": "warning", "message": full})
         if "resume" in self.request:
             changes = requests.changes(self.request.get("overrides", []))
             sweep = Sweep.load(self.settings, self.request["resume"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lab_processes import server, stand_in
 
-from flows.lab import doctor
+from flows.lab import access, doctor
 from flows.lab.doctor import Finding
 from flows.lab.settings import Settings
 
@@ -131,6 +131,32 @@ def test_a_damaged_database_is_found(settings: Settings) -> None:
     mlflow, lab = doctor.databases(settings)
     assert (mlflow.level, lab.level) == ("fail", "fail")
     assert lab.found == "is damaged: file is not a database"
+
+
+def test_a_postgresql_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    [finding] = doctor.databases(Settings(tmp_path, database=f"postgresql+psycopg://lab:s3cret@127.0.0.1:{port}/lab"))
+    assert finding.level == "fail"
+    assert f"postgresql+psycopg://lab:…@127.0.0.1:{port}/lab cannot be opened" in finding.found
+    assert "s3cret" not in finding.found
+
+
+def test_credentials_that_others_can_read_are_a_fault(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    assert list(doctor.credentials(settings)) == []
+    access.make(settings.credentials)
+    assert [finding.level for finding in doctor.credentials(settings)] == ["ok"]
+    settings.credentials.chmod(0o640)
+    assert [finding.mend for finding in doctor.credentials(settings)] == [f"chmod 600 {settings.credentials}"]
+    settings.credentials.write_text("{}")
+    assert [finding.level for finding in doctor.credentials(settings)] == ["fail"]
+
+
+@pytest.mark.parametrize(("taken", "level"), [(700, []), (800, ["warn"]), (1000, ["fail"])])
+def test_quota(taken: int, level: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(taken))
+    assert [finding.level for finding in doctor.quota(Settings(tmp_path, quota=1000))] == level
 
 
 def test_mirror(tmp_path: Path) -> None:

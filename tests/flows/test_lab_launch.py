@@ -123,6 +123,30 @@ def test_a_client_with_its_own_credentials_cannot_become_the_server(tmp_path: Pa
         launch.mlflow_server_environment(Settings(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [
+        ("127.0.0.1:4200", "/api/version", 200),
+        ("localhost", "/api/version", 200),
+        ("evil.example.org", "/api/version", 400),
+        ("127.0.0.1.evil.example.org:4200", "/", 400),
+        ("10.0.0.7:4200", "/api/health", 200),
+        ("10.0.0.7:4200", "/api/health/x", 400),
+    ],
+)
+def test_prefect_answers_under_its_own_names_only(host: str, path: str, status: int, settings: Settings) -> None:
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    from flows.lab.prefect_server import for_own_hosts
+
+    app = Starlette(routes=[Route("/{path:path}", lambda _: PlainTextResponse("there"))])
+    client = TestClient(for_own_hosts(app, launch.names(settings)))
+    assert client.get(path, headers={"host": host}).status_code == status
+
+
 LOOK_AFTER = """
 import os, sys
 from pathlib import Path

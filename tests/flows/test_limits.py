@@ -81,6 +81,8 @@ def test_a_person_has_so_many_runs_and_no_more(unfinished: int, tmp_path: Path) 
             with pytest.raises(RequestError, match=rf"has {unfinished} queued or running already, and the lab lets one person have 2"):
                 queue.queue(settings, "train/train", {})
             assert not [path for path, _ in asked if "create_flow_run" in path]
+            queue.queue(settings, "train/train", {}, counted=False)
+            assert asked[-1][1]["tags"] == [], "a sweep's workers are not the person's runs"
 
 
 ANOTHER = """

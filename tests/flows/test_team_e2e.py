@@ -237,6 +237,7 @@ def test_a_reader_looks_and_an_editor_writes(team: tuple[Settings, Any, Any]) ->
         assert ask(f"{api}/users/create", who, {"username": "x", "password": "a-long-password"}) == 403
     assert ask(f"{api}/experiments/create", login.mlflow, {"name": "x"}, Origin="http://evil.example.org") == 403
     assert ask(f"{api}/experiments/search?max_results=1", login.mlflow, Host="evil.example.org") == 403
+    assert ask(f"{shared.prefect_api}/version", login.prefect, Host="evil.example.org") == 400
     request = urllib.request.Request(
         f"{shared.prefect_api}/version", headers={"Origin": "http://evil.example.org", **login.prefect.header()}
     )
