@@ -77,7 +77,11 @@ class Fetch(Protocol):
 
 
 class Objective(Protocol):
-    """A kind of problem: its losses, its per-example outcomes, its metrics. Stateless, so it can be stacked, wrapped and shared."""
+    """A kind of problem: its losses, its per-example outcomes, its metrics. Stateless, so it can be stacked, wrapped and shared.
+
+    Where `loss` is not the mean over examples, `terms(batch)` says how many terms it is the mean of (tokens, say): several processes weight
+    their shares of a batch by it.
+    """
 
     @property
     def monitor(self) -> tuple[str, Literal["max", "min"]]:

@@ -61,6 +61,11 @@ class LanguageModelling:
         logits = model(batch["inputs"])
         return {"loss": F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)}
 
+    def terms(self, batch: Batch) -> Tensor:
+        """How many tokens `loss` is the mean of."""
+        counted: Tensor = (batch["targets"] != IGNORED).sum()
+        return counted
+
     def outcomes(self, model: Model, batch: Batch) -> Outcomes:
         """For each example: `index`, `tokens` asked about, `nll` their −log p in nats, `right` ones, `characters` (0: unknown)."""
         with torch.no_grad():

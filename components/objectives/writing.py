@@ -57,6 +57,11 @@ class Writing:
             )
         }
 
+    def terms(self, batch: Batch) -> Tensor:
+        """How many tokens `loss` is the mean of."""
+        counted: Tensor = (batch["targets"] != PAD).sum()
+        return counted
+
     def told(self, model: Model, batch: Batch) -> Outcomes:
         """Under teacher forcing, for each example: `index`, `nll` (summed −log p in nats), `tokens` of the target, `right` ones."""
         with torch.no_grad():

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,11 +106,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.saved_at = time.perf_counter()
+
+    def due(self, seconds: float) -> bool:
+        """Whether the last checkpoint, or the beginning, is `seconds` ago."""
+        return time.perf_counter() - self.saved_at >= seconds
 
     def save(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
         """Write the checkpoint of optimizer step `step`, then remove what is no longer needed."""
         path = write_tensors(self.folder / f"step-{step:08d}", tensors, {**values, "step": step}, hashed=True)
         self._tidy()
+        self.saved_at = time.perf_counter()
         return path
 
     def save_best(self, step: int, weights: Mapping[str, Tensor]) -> str:

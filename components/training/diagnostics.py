@@ -130,6 +130,8 @@ def _title(model: nn.Module, name: str) -> str:
 
 def _norm(gradient: Tensor) -> float:
     """L2 norm that does not round to 0: the squares of a vanishing float32 gradient (below 1e-23) would."""
+    if hasattr(gradient, "full_tensor"):  # each process of several holds a part (components/training/sharding.py)
+        gradient = gradient.full_tensor()
     peak = gradient.abs().amax()
     if float(peak) == 0 or not math.isfinite(peak):
         return float(peak)

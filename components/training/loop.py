@@ -116,7 +116,6 @@ class _Fit:
         if snapshot is not None:
             self._restore(snapshot)
         state = self.state
-        self.saved_at = time.perf_counter()
         while state.step < self.total and not self.stopped_early:
             self._train_epoch()
             if state.batch >= self.batches.steps_per_epoch:
@@ -175,7 +174,7 @@ class _Fit:
             if stopping():
                 self._drain(pending, batch)
                 self._interrupt()
-            if self.checkpoints and clock() - self.saved_at >= settings.checkpoint_seconds:
+            if self.checkpoints and self.checkpoints.due(settings.checkpoint_seconds):
                 self._drain(pending, batch)
                 self._save()
             if state.step >= self.total:
@@ -309,7 +308,6 @@ class _Fit:
             "total": self.total,
         }
         self.checkpoints.save(self.state.step, tensors, values)
-        self.saved_at = time.perf_counter()
 
     def _restore(self, snapshot: Snapshot) -> None:
         values = snapshot.values

@@ -31,6 +31,9 @@ class Trainer:
         checkpoint_seconds: seconds of work that a crash may cost at most (0: a checkpoint after every step).
         threads: CPU threads torch computes with; 0 leaves torch's choice.
         deterministic: refuse operations whose result may differ between two runs.
+        processes: processes on each machine that train together, each on its share of every batch (components/training/distributed.py).
+        nodes: machines that train together.
+        sharding: what every process of several holds: `none`, the whole model; `full`, its share of each Transformer block (FSDP2).
     """
 
     epochs: Annotated[int, Ge(1)] = 10
@@ -49,3 +52,11 @@ class Trainer:
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
     threads: Annotated[int, Ge(0)] = 0
     deterministic: bool = True
+    processes: Annotated[int, Ge(1), Le(64)] = 1
+    nodes: Annotated[int, Ge(1), Le(1024)] = 1
+    sharding: Literal["none", "full"] = "none"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether more than one process trains."""
+        return self.processes * self.nodes > 1
