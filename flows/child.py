@@ -136,10 +136,10 @@ class stopping_on_signals(contextlib.AbstractContextManager[None]):  # noqa: N80
 
 
 class Voice:
-    """The child's end: lines to the parent; silent once nobody reads them."""
+    """The child's end: lines to the parent, by its standard output or another open file; silent once nobody reads them."""
 
-    def __init__(self) -> None:
-        self.file = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    def __init__(self, descriptor: int = 1) -> None:
+        self.file = os.fdopen(os.dup(descriptor), "w", encoding="utf-8")
         os.dup2(2, 1)  # whatever a library prints must not end up between our lines
         self.last_progress = 0.0
         warnings.showwarning = lambda message, *_, **__: self({"kind": "warning", "message": str(message)})

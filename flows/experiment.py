@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -29,13 +29,12 @@ from torch import nn
 from components.data.batches import Batches
 from components.data.prepared import Prepared
 from components.errors import Interrupted, Pruned, RequestError, RunError
-from components.protocols import Objective, Optimizer, Schedule
-from components.training import randomness
+from components.protocols import Objective, Optimizer, Recorder, Schedule
+from components.training import loop, randomness
 from components.training.checkpoint import KEEP, Checkpoints, weights_sha256
 from components.training.device import choose, configure
 from components.training.evaluation import evaluate
 from components.training.features import below_head_is_frozen, compute_once
-from components.training.loop import fit
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
 from flows.config.build import build
@@ -45,6 +44,11 @@ from flows.parts import Tell, build_model, load_model, load_outcomes, prepare_da
 from flows.records.journal import Journal, history, read
 from flows.records.reproducible import environment
 
+if TYPE_CHECKING:
+    from components.training.distributed import Silent
+
+Fit = Callable[..., Fitted]
+"""`components.training.loop.fit`, or what has its parameters."""
 OPTIMIZER_COPIES = 2
 """How often an optimizer keeps the weights' size beside them, at most: Adam does twice."""
 EVALUATION_BATCH = 500
@@ -81,12 +85,14 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     draw: bool = True,
     splits: Sequence[str] = ("validation", "test"),
+    fit: Fit = loop.fit,
 ) -> dict[str, Any]:
     """Run the experiment `config` in `folder` to its end, from wherever it stands; returns its result.
 
     The result has `run`, `metrics` (by split, of those `splits` that the data has), `monitor` (name, direction, best validation value),
     `weights_sha256`, `best_step`, `steps`, `samples` (training examples seen), `seconds`. It is said before the figures are drawn, which
-    takes a few seconds (`draw=False` leaves them out). What `tell` raises ends the run: a search raises Pruned.
+    takes a few seconds (`draw=False` leaves them out). What `tell` raises ends the run: a search raises Pruned. `fit` is how it trains:
+    alone, or as the first of a group of processes.
     Raises RunError and its kin; the journal then says why.
     """
     began = time.perf_counter()
@@ -107,7 +113,15 @@ def run(
                 with _stage(journal, tell, "fit"):
                     parts = assemble(config, prepared, settings, journal, said=said, tell=lambda text: tell({"kind": "note", "text": text}))
                     limits.refuse_what_will_not_fit(settings, needed(parts))
-                    fitted = _fit(parts, folder, journal, tell, stopping)
+                    tell(as_progress(Progress(0, 0, 0, parts.trainer.epochs, {})))
+                    fitted = _fit(
+                        parts,
+                        fit,
+                        recorder=journal,
+                        stopping=stopping,
+                        checkpoints=Checkpoints(folder / "checkpoints"),
+                        progress=lambda now: tell(as_progress(now)),
+                    )
                     save_model(folder / "model", fitted.weights, config, prepared)
                 with _stage(journal, tell, "evaluate"):
                     result = evaluate_fitted(parts, fitted, prepared, folder, journal, splits=splits, began=began)
@@ -124,6 +138,14 @@ def run(
             raise
         Checkpoints(folder / "checkpoints").clear()
         return dict(result)
+
+
+def assist(config: dict[str, Any], settings: Settings, *, stopping: Callable[[], bool], fit: Fit) -> None:
+    """Take part in the training of an experiment that another process runs; raises as `run`."""
+    from components.training.distributed import Silent
+
+    parts = assemble(config, prepare_data(config, settings), settings, Silent())
+    _fit(parts, fit, recorder=Silent(), stopping=stopping)
 
 
 def evaluate_run(folder: Path, settings: Settings, *, split: str = "test", tell: Tell = lambda _: None) -> dict[str, float]:
@@ -166,7 +188,7 @@ def assemble(
     config: dict[str, Any],
     prepared: Prepared,
     settings: Settings,
-    journal: Journal,
+    journal: Journal | Silent,
     *,
     said: Sequence[Mapping[str, Any]] = (),
     tell: Callable[[str], None] = lambda _: None,
@@ -241,8 +263,15 @@ def as_progress(now: Progress) -> dict[str, Any]:
     return {"kind": "progress", "step": now.step, "total": now.total, "epoch": now.epoch, "epochs": now.epochs, "values": dict(now.values)}
 
 
-def _fit(parts: Parts, folder: Path, journal: Journal, tell: Tell, stopping: Callable[[], bool]) -> Fitted:
-    tell(as_progress(Progress(0, 0, 0, parts.trainer.epochs, {})))
+def _fit(
+    parts: Parts,
+    fit: Fit,
+    *,
+    recorder: Recorder,
+    stopping: Callable[[], bool],
+    checkpoints: Checkpoints | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Fitted:
     return fit(
         parts.model,
         parts.objective,
@@ -252,9 +281,9 @@ def _fit(parts: Parts, folder: Path, journal: Journal, tell: Tell, stopping: Cal
         schedule=parts.schedule,
         settings=parts.trainer,
         device=parts.device,
-        recorder=journal,
-        checkpoints=Checkpoints(folder / "checkpoints"),
-        progress=lambda now: tell(as_progress(now)),
+        recorder=recorder,
+        checkpoints=checkpoints,
+        progress=progress,
         stopping=stopping,
     )
 

@@ -5,6 +5,7 @@ out-of-memory kill or a hanging server cannot take the rest with it. Whoever sta
 standard input and reads JSON lines from its standard output:
 
     → {"overrides": ["experiment=mlp_mnist", …]}     a new run, or {"config": …}, or {"resume": "RUN"}
+    → {"join": "host:port"}                          to take part in a training that another machine leads (flows/group.py)
     → {"stop": true}                                              save a checkpoint and end    (so does end-of-file: nobody is listening)
     ← {"kind": "run", "run": …, "folder": …, "config": {…}}       the request was right; the run exists now
     ← {"kind": "stage" | "progress" | "note" | "warning", …}      what is happening
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
 
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
-    from flows import experiment
-    from flows.config.build import validate
+    from flows import experiment, group, runs
+    from flows.config.build import build, validate
     from flows.config.compose import compose
     from flows.lab import limits
     from flows.lab.settings import Settings
 
     settings = Settings.load()
+    if "join" in request:
+        group.follow(request["join"], settings, tell=tell, stopping=stop.is_set)
+        return
     if "resume" in request:
         folder = settings.runs / request["resume"]
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
         config = validate(request["config"] if "config" in request else compose(request["overrides"]))
         _refuse_untrained(config["pretrained"], settings)
+        if (trainer := build(config["trainer"])).grouped:
+            group.check(trainer)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
         if full := limits.warning(settings):
@@ -47,7 +53,8 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     else:
         raise RequestError("the trainer was started without a request")
     tell({"kind": "run", "run": folder.name, "folder": str(folder), "config": config})
-    experiment.run(config, folder, settings, tell=tell, stopping=stop.is_set)
+    together = build(config["trainer"]).grouped and not runs.result(folder)  # what is left after the training is for one
+    (group.lead if together else experiment.run)(config, folder, settings, tell=tell, stopping=stop.is_set)
 
 
 def _refuse_untrained(pretrained: str | None, settings: Settings) -> None:

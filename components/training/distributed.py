@@ -21,21 +21,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from components.data.batches import Batches
+from components.data.batches import Batches, derived_seed
 from components.errors import CheckpointError, NotFiniteError
 from components.protocols import Batch, Model, Objective, Optimizer, Outcomes, Recorder, Schedule
-from components.training import loop
+from components.training import loop, randomness
 from components.training.checkpoint import Checkpoints, Snapshot
 from components.training.evaluation import join
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: they may have data to bring here first."""
@@ -100,6 +102,8 @@ def fit(
     model = model.to(device, torch.float64 if settings.precision == "float64" else None)
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), src=0)
+    if not first():  # the same masks for every share would not be independent
+        randomness.seed_everything(derived_seed("process", torch.initial_seed(), dist.get_rank()) % 2**32)
     layout: Layout = _Everywhere(model)
     if sharded:
         from components.training.sharding import Sharded
@@ -236,7 +240,7 @@ class _SharedObjective:
         if not sharded and any(parameter.requires_grad for parameter in model.parameters()):
             # A parameter that one process's share does not use may be used by another's.
             self.losses_of = nn.parallel.DistributedDataParallel(
-                _Losses(objective, model), broadcast_buffers=False, find_unused_parameters=True
+                _Losses(objective, model), forward_sync_buffers=False, find_unused_parameters=True
             )
 
     @property

@@ -35,13 +35,21 @@ def train(
     resume: Annotated[
         str, typer.Option(help="Go on with an interrupted run from its last checkpoint.", autocompletion=complete.runs, show_default=False)
     ] = "",
+    join: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Take part in a training that waits for more machines.", show_default=False)
+    ] = "",
     json: Json = False,
 ) -> None:
     """Train an experiment: prepare its data, fit, evaluate, record in MLflow."""
     if resume and overrides:
         raise RequestError("--resume goes on with a run exactly as it was; leave the overrides out")
+    if join and (overrides or resume or queue):
+        raise RequestError("--join takes part in another machine's training, which says what is trained; leave everything else out")
     if watch and not queue:
         raise RequestError("--watch follows a queued run: give --queue as well (a run in this terminal is shown anyway)")
+    if join:
+        _join(Output(json), join)
+        return
     if not overrides and not resume:
         raise RequestError("say what to train, such as: lab train experiment=mlp_mnist (lab list experiments shows all)")
     from flows import runs
@@ -59,6 +67,27 @@ def train(
         raise RequestError(f"{folder.name} is running already, in another process; there is nothing to resume")
     request = {"resume": folder.name} if resume else {"overrides": overrides}
     _show(output, _train(output, request, settings))
+
+
+def _join(output: Output, rendezvous: str) -> None:
+    """Lend this machine to a training that another one leads, until it has ended."""
+    from flows.child import stopping_on_signals
+    from flows.commands.display import Display
+    from flows.lab.settings import Settings
+    from flows.supervise import Training
+
+    settings = Settings.load()
+    with Display(output) as display:
+        training = Training({"join": rendezvous}, settings, watch=display)
+        try:
+            with stopping_on_signals(training.stop, signal.SIGINT, signal.SIGTERM):
+                training.wait(lambda joined: bool(joined.config))
+                output.say(f"taking part in {training.run}")
+                training.wait()
+        finally:
+            training.close()
+    output.say(f"{training.run} has ended; its results are where it was started")
+    output.finish(run=training.run)
 
 
 def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:

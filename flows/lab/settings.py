@@ -17,6 +17,7 @@
 | `LAB_GPU_SLOTS` | one a GPU | how many runs use GPUs at once |
 | `LAB_RUNS_PER_USER` | no limit | how many runs one person may have queued and running |
 | `LAB_WORKERS` | half the processors, at least 2 | how many flow runs the local worker runs at once |
+| `LAB_RENDEZVOUS` | this machine's name and port 29400 | `host:port` at which the machines of one training meet (`trainer.nodes`) |
 
 Standard library only: every command imports this, and `lab --help` has to stay quick.
 """
@@ -35,6 +36,7 @@ LOOPBACKS = (LOOPBACK, "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 — compared with, not listened on
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
+RENDEZVOUS_PORT = 29400
 WORK_POOL = "lab"
 MARKER = "LAB_SERVERS_OF"
 """Environment variable that every process of the local servers carries; its value is the absolute LAB_HOME."""
@@ -56,6 +58,7 @@ VARIABLES = (
     "LAB_QUOTA_GB",
     "LAB_GPU_SLOTS",
     "LAB_RUNS_PER_USER",
+    "LAB_RENDEZVOUS",
 )
 SECRET = ("LAB_DATABASE_URL",)
 """Those of them that may hold a password; a worker's flow runs have them from their worker."""
@@ -83,6 +86,7 @@ class Settings:
         quota: bytes that `home` may take; None for no limit.
         gpu_slots: how many runs use GPUs at once; None for one each.
         runs_per_user: how many runs one person may have queued and running; None for no limit.
+        meeting_point: `host:port` at which the machines of one training meet; None for this machine's name.
     """
 
     home: Path
@@ -102,6 +106,7 @@ class Settings:
     quota: int | None = None
     gpu_slots: int | None = None
     runs_per_user: int | None = None
+    meeting_point: str | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> "Settings":
@@ -132,6 +137,7 @@ class Settings:
             quota=variables.gigabytes(values, "LAB_QUOTA_GB"),
             gpu_slots=variables.optional_integer(values, "LAB_GPU_SLOTS", 0, 10_000),
             runs_per_user=variables.optional_integer(values, "LAB_RUNS_PER_USER", 1, 1_000_000),
+            meeting_point=values.get("LAB_RENDEZVOUS") or None,
         )
         if settings.prefect_port == settings.mlflow_port:
             raise RequestError(f"LAB_PREFECT_PORT and LAB_MLFLOW_PORT are both {settings.prefect_port}; each server needs its own port")
@@ -288,6 +294,11 @@ class Settings:
         """The folder or address that artifacts end up in."""
         return self.artifact_store or str(self.artifacts)
 
+    @property
+    def rendezvous(self) -> str:
+        """`host:port` at which the machines of one training meet."""
+        return self.meeting_point or f"{os.uname().nodename}:{RENDEZVOUS_PORT}"
+
     # Environments of other processes.
 
     def lab_environment(self) -> dict[str, str]:
@@ -310,6 +321,7 @@ class Settings:
             "LAB_QUOTA_GB": None if self.quota is None else f"{self.quota / variables.GIGABYTE!r}",
             "LAB_GPU_SLOTS": self.gpu_slots,
             "LAB_RUNS_PER_USER": self.runs_per_user,
+            "LAB_RENDEZVOUS": self.meeting_point,
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 

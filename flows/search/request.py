@@ -57,6 +57,8 @@ def read(overrides: Sequence[str]) -> Request:
     own, search = plans.split(overrides)
     plan, source = plans.read(search)
     config = validate(compose(own))
+    if config["trainer"].get("processes", 1) * config["trainer"].get("nodes", 1) > 1:
+        raise ConfigError("trainer.processes: a trial trains in one process; more workers run more trials at once (search.workers=…)")
     space = spaces.read(plan, source, own)
     if config["trainer"].get("threads", 0) == 0 and "trainer.threads" not in space.keys:
         threads = 1 if plan.backend in ("vectorised", "auto") else crew.threads(plan.workers)
