@@ -125,7 +125,7 @@ def test_evaluating_again_gives_the_recorded_metrics(finished: tuple[Path, list[
 def test_a_finished_run_is_not_run_again(finished: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = finished
     before = (folder / "journal.jsonl").read_bytes()
-    monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr(experiment, "_fit", lambda *_, **__: pytest.fail("it was trained again"))
     told: list[dict[str, Any]] = []
     again = experiment.run(experiment.read_config(folder), folder, home(folder), tell=told.append)
     assert again == result(folder)
@@ -136,7 +136,7 @@ def test_a_finished_run_is_not_run_again(finished: tuple[Path, list[dict[str, An
 def test_figures_can_come_later(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = here(settings, TINY, "undrawn")
     assert not (folder / "figures").exists()
-    monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr(experiment, "_fit", lambda *_, **__: pytest.fail("it was trained again"))
     steps: list[int] = []
     monkeypatch.setattr(experiment, "_draw", lambda *_, step: steps.append(step))
     told: list[dict[str, Any]] = []
