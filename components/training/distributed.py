@@ -33,6 +33,7 @@ from components.protocols import Batch, Model, Objective, Optimizer, Outcomes, R
 from components.training import loop, randomness
 from components.training.checkpoint import Checkpoints, Snapshot
 from components.training.evaluation import join
+from components.training.fine_tuning import freeze
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
 
@@ -100,6 +101,7 @@ def fit(
     """
     sharded = settings.sharding == "full"
     model = model.to(device, torch.float64 if settings.precision == "float64" else None)
+    freeze(model, settings.frozen)  # DDP and FSDP have to know what learns when they are made
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), src=0)
     if not first():  # the same masks for every share would not be independent
