@@ -1,4 +1,4 @@
-"""A user's own labelled texts: a CSV file with one column of texts and one of labels."""
+"""A user's own labelled texts: a CSV file with a header, or one JSON object a line, with one column of texts and one of labels."""
 
 import csv
 from collections import Counter
@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Len, Lt
 
+from components.data.jsonl import read_rows
 from components.data.labelled_text import LabelledText, write_labelled
 from components.data.splits import stratified
 from components.data.tokens import TokenSettings
@@ -24,14 +25,13 @@ MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextCsv(LabelledText, TokenSettings):
-    """Rows of a CSV file with a header.
+class LabelledRows(LabelledText, TokenSettings):
+    """What both kinds of file share.
 
     Attributes:
         path: the file, UTF-8.
         text: name of the column with the texts.
         label: name of the column with the labels.
-        delimiter: what separates the columns.
         validation: share of each class to validate on.
         test: share of each class to test on; the others train.
         split_seed: which examples are in which split.
@@ -40,12 +40,11 @@ class TextCsv(LabelledText, TokenSettings):
     path: str
     text: str = "text"
     label: str = "label"
-    delimiter: Annotated[str, Len(1, 1)] = ","
     validation: Annotated[float, Gt(0), Lt(1)] = 0.1
     test: Annotated[float, Gt(0), Lt(1)] = 0.1
     split_seed: Annotated[int, Ge(0)] = 0
 
-    name: ClassVar[str] = "text_csv"
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
@@ -88,6 +87,23 @@ class TextCsv(LabelledText, TokenSettings):
 
     def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
         """(text, label) of each row, stripped."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCsv(LabelledRows):
+    """Rows of a CSV file with a header.
+
+    Attributes:
+        delimiter: what separates the columns.
+    """
+
+    delimiter: Annotated[str, Len(1, 1)] = ","
+
+    name: ClassVar[str] = "text_csv"
+
+    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
+        """(text, label) of each row, stripped."""
         reader = csv.DictReader(StringIO(read_text(path), newline=""), delimiter=self.delimiter, strict=True)
         try:
             columns = reader.fieldnames or []
@@ -101,3 +117,14 @@ class TextCsv(LabelledText, TokenSettings):
                 yield row[self.text].strip(), row[self.label].strip()
         except csv.Error as error:
             raise DataError(f"{path}: after line {reader.line_num}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextJsonl(LabelledRows):
+    """JSON objects, one a line."""
+
+    name: ClassVar[str] = "text_jsonl"
+
+    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
+        for _, row in read_rows(path, (self.text, self.label)):
+            yield row[self.text], row[self.label]

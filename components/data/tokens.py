@@ -232,7 +232,7 @@ class TokenSettings:
         tokenizer.train_from_iterator(texts, trainer)
         if self.tokens == "wordpiece":
             tokenizer = _without_specials(tokenizer, specials)
-        if tuple(specials) == BERTS_SPECIALS:
+        if tuple(specials[: len(BERTS_SPECIALS)]) == BERTS_SPECIALS:
             frame = [(name, specials.index(name)) for name in ("[CLS]", "[SEP]")]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
