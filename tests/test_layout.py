@@ -34,7 +34,13 @@ SHAPE_OF = {
 }
 """Shape of one example where it is not that of an MNIST digit, by the model where it can't take every picture, or by the data."""
 
-PREDICTS = {"components.objectives.language_modelling.LanguageModelling": "each", "components.models.gpt.GPT": "next"}
+PREDICTS = {
+    "components.objectives.language_modelling.LanguageModelling": "each",
+    "components.objectives.pretraining.Pretraining": "pretraining",
+    "components.objectives.question_answering.QuestionAnswering": "span",
+    "components.objectives.relations.Relations": "relation",
+    "components.models.gpt.GPT": "next",
+}
 """What is asked of a sequence where it is not one class, by the objective or the model; a bidirectional model refuses `next`."""
 
 
