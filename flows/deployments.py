@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.lab import health, limits, notifications
+from flows.lab import access, health, limits, notifications
 from flows.lab.settings import SECRET, WORK_POOL, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +62,15 @@ def main() -> None:
     health.make_mlflow_users(settings)
     make_pool()
     deploy(settings)
-    limits.publish(settings)
-    notifications.apply(settings)
+    if keeps_the_servers(settings):
+        limits.publish(settings)
+        notifications.apply(settings)
+
+
+def keeps_the_servers(settings: Settings) -> bool:
+    """Whether this machine's settings are the servers': it runs them, or has everybody's credentials. A worker's settings are its own."""
+    login = access.read(settings.credentials)
+    return settings.remote_prefect is None or (login is not None and login.admin is not None)
 
 
 def make_pool() -> None:

@@ -109,10 +109,11 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
 def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     from flows.child import stopping_on_signals
     from flows.commands.display import Display
-    from flows.lab import health
+    from flows.lab import health, servers
     from flows.session import Session, train_here
     from flows.supervise import TrainerDied
 
+    servers.check_database(settings)
     with Display(output) as display, Session(request, settings, watch=display) as session:
         orchestrated = health.answers(settings, "prefect", timeout=0.5)
         if orchestrated:

@@ -166,17 +166,18 @@ def make_mlflow_users(settings: Settings) -> None:
     login = access.read(settings.credentials)
     if login is None or login.admin is None or login.reader is None:
         return
+    # A password's hash takes long on a busy machine.
     header, api = login.admin.header(), f"{settings.mlflow_uri}/api"
-    there = {user["username"] for user in call(f"{api}/2.0/mlflow/users/list", headers=header)["users"]}
+    there = {user["username"] for user in call(f"{api}/2.0/mlflow/users/list", headers=header, timeout=60)["users"]}
     for user, (role, permission) in zip((login.reader, login.mlflow), access.ROLES.items(), strict=True):
         if user.user in there:
             continue
-        made = call(f"{api}/3.0/mlflow/roles/create", {"workspace": "default", "name": role}, headers=header)["role"]
+        made = call(f"{api}/3.0/mlflow/roles/create", {"workspace": "default", "name": role}, headers=header, timeout=60)["role"]
         for kind in access.KINDS:
             grant = {"role_id": made["id"], "resource_type": kind, "resource_pattern": "*", "permission": permission}
-            call(f"{api}/3.0/mlflow/roles/permissions/add", grant, headers=header)
-        call(f"{api}/2.0/mlflow/users/create", {"username": user.user, "password": user.password}, headers=header)
-        call(f"{api}/3.0/mlflow/roles/assign", {"username": user.user, "role_id": made["id"]}, headers=header)
+            call(f"{api}/3.0/mlflow/roles/permissions/add", grant, headers=header, timeout=60)
+        call(f"{api}/2.0/mlflow/users/create", {"username": user.user, "password": user.password}, headers=header, timeout=60)
+        call(f"{api}/3.0/mlflow/roles/assign", {"username": user.user, "role_id": made["id"]}, headers=header, timeout=60)
 
 
 def settle_lost_flow_runs(settings: Settings, alive: Set[str], before: datetime) -> list[str]:

@@ -29,6 +29,8 @@ def main(server: str) -> int:
     """Be `server`, one of `prefect`, `mlflow`, `worker`; only for the worker it returns: with its exit code."""
     settings = Settings.load()
     environment = os.environ | settings.lab_environment() | settings.prefect_environment() | settings.mlflow_environment()
+    if server != "worker":
+        refuse_strangers(settings)
     processes.kill(processes.leftovers(settings.home, server))
     if server == "prefect":
         command = [sys.executable, "-m", "flows.lab.prefect_server"]
@@ -40,6 +42,15 @@ def main(server: str) -> int:
     for line in timetable.prepare(settings):
         sys.stdout.write(f"{line}\n")
     return look_after(worker_command(settings), settings, environment)
+
+
+def refuse_strangers(settings: Settings) -> None:
+    """RequestError: other machines could use the servers, and nothing would ask them who they are."""
+    if settings.beyond_loopback and access.read(settings.credentials) is None:
+        raise RequestError(
+            f"LAB_HOST is {settings.host}, so other machines could use the servers, and nothing asks them who they are: "
+            "lab up --team makes credentials first"
+        )
 
 
 def look_after(command: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import RequestError, RunError
-from flows.lab import access, health, postgres, processes
+from flows.lab import health, launch, postgres, processes
 from flows.lab.settings import LOOPBACK, Settings
 
 Say = Callable[[str], None]
@@ -62,9 +62,11 @@ def up(settings: Settings, say: Say, *, timeout: float = 180.0, deployments: str
         if supervised(settings):
             return False
         _clear_orphans(settings, say)
-        _check_access(settings)
+        if wanted(settings) != ["worker"]:
+            launch.refuse_strangers(settings)
         _check_ports(settings)
-        _check_database(settings)
+        if wanted(settings) != ["worker"]:
+            check_database(settings)
         started = datetime.now(UTC)
         settings.running_file.write_text(json.dumps({"LAB_PREFECT_PORT": settings.prefect_port, "LAB_MLFLOW_PORT": settings.mlflow_port}))
         try:
@@ -153,20 +155,15 @@ def _clear_orphans(settings: Settings, say: Say) -> None:
         processes.kill(orphans)
 
 
-def _check_access(settings: Settings) -> None:
-    """Servers that other machines can reach ask for credentials, or there are none."""
-    if settings.beyond_loopback and wanted(settings) != ["worker"] and access.read(settings.credentials) is None:
-        raise RequestError(
-            f"LAB_HOST is {settings.host}, so other machines could use the servers, and nothing asks them who they are: "
-            "lab up --team makes credentials first"
-        )
+def check_database(settings: Settings) -> None:
+    """Refuse to begin with a PostgreSQL that does not answer, or that has not been made ready.
 
-
-def _check_database(settings: Settings) -> None:
-    if settings.database and wanted(settings) != ["worker"]:
-        missing = postgres.missing(settings.database, settings.password_file)
-        if missing:
-            raise RequestError(f"PostgreSQL has no database {' or '.join(missing)}: lab init-db makes what is missing")
+    Raises:
+        RequestError: a database is missing.
+        RunError: it does not answer.
+    """
+    if settings.database and (missing := postgres.missing(settings.database, settings.password_file)):
+        raise RequestError(f"PostgreSQL has no database {' or '.join(missing)}: lab init-db makes what is missing")
 
 
 def _check_ports(settings: Settings) -> None:

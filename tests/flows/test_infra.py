@@ -15,6 +15,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from flows.deployments import keeps_the_servers
+from flows.lab import access, notifications
+from flows.lab.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 
@@ -162,3 +166,18 @@ def test_scripts_can_be_run_and_read() -> None:
     for name in ("backup", "restore"):
         assert os.access(INFRA / name, os.X_OK), name
         subprocess.run(["bash", "-n", INFRA / name], check=True)
+
+
+def test_the_example_of_notifications_is_right(tmp_path: Path) -> None:
+    found = notifications.read(Settings(tmp_path, notifications_file=INFRA / "config" / "notifications.example.yaml"))
+    assert {line["when"] for line in found["notify"]} == {"run failed", "sweep done", "sweep failed"}
+
+
+def test_only_where_the_servers_are_kept_are_their_limits_and_notifications_set(tmp_path: Path) -> None:
+    here, worker = Settings(tmp_path / "a"), Settings(tmp_path / "b", remote_prefect="http://prefect:4200/api")
+    assert [keeps_the_servers(each) for each in (here, worker)] == [True, False]
+    access.make(tmp_path / "all.json")
+    access.export(access.required(tmp_path / "all.json"), "editor", tmp_path / "client.json")
+    for file, keeps in (("all.json", True), ("client.json", False)):
+        settings = Settings(tmp_path, remote_prefect="http://prefect:4200/api", credentials_file=tmp_path / file)
+        assert keeps_the_servers(settings) is keeps
