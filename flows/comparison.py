@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError
-from components.protocols import Outcomes
+from components.protocols import Objective, Outcomes, Split
 from flows.experiment import read_config
 from flows.lab.settings import Settings
 from flows.parts import Loaded, load_model, load_outcomes, prepare_data
@@ -34,7 +34,7 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
     runs = dict(zip(_names(folders), [_finished(folder) for folder in folders], strict=True))
     first = next(iter(runs.values()))[0]
     for name, (loaded, _) in runs.items():
-        if loaded.data["name"] != first.data["name"] or type(loaded.objective) is not type(first.objective):
+        if loaded.data["name"] != first.data["name"] or _kind(loaded.objective) is not _kind(first.objective):
             raise RequestError(
                 f"{name} is about {loaded.data['name']} ({type(loaded.objective).__name__}), the first run about {first.data['name']} "
                 f"({type(first.objective).__name__}): they cannot be compared"
@@ -43,8 +43,9 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
     draw = getattr(first.objective, "compare", None)
     if draw is None:
         return metrics, {}
-    given = {name: (loaded.model, outcomes) for name, (loaded, outcomes) in runs.items()}
-    return metrics, draw(given, prepare_data(first.config, settings).splits[SPLIT])
+    split = prepare_data(first.config, settings).splits[SPLIT]
+    given = {name: (loaded.model, outcomes | _examined(loaded, split)) for name, (loaded, outcomes) in runs.items()}
+    return metrics, draw(given, split)
 
 
 def _finished(folder: Path) -> tuple[Loaded, Outcomes]:
@@ -60,3 +61,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [
         experiment if experiments.count(experiment) == 1 else folder.name for experiment, folder in zip(experiments, folders, strict=True)
     ]
+
+
+def _examined(loaded: Loaded, split: Split) -> dict[str, Any]:
+    """What a run's own objective finds out about its model for a comparison, where it does."""
+    examine = getattr(loaded.objective, "examine", None)
+    return dict(examine(loaded.model, split)) if examine is not None else {}
+
+
+def _kind(objective: Objective) -> type:
+    """The class whose `compare` an objective has (all detectors share one), or its own."""
+    return next((each for each in type(objective).__mro__ if "compare" in vars(each)), type(objective))

@@ -6,24 +6,57 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError, RequestError
+from components.errors import DataError, RequestError, RunError
 from components.protocols import DataSet
 from flows.config.build import build
-from flows.parts import load_model
+from flows.parts import load_model, write_json
 
 
 def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     """The model's answer to each of `given` (files of pictures; texts, or files of text), or the DataError that says why there is none.
 
     An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation and language
-    models `text`. Everything needed, the vocabulary too, comes from the run itself, none of it from the prepared data.
+    models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the run itself, none of it from the prepared
+    data. Where a model reads pictures, a folder stands for all files in it.
     """
     if not (folder / "model").is_dir():
         raise RequestError(f"{folder.name} has no model yet: finish it first (lab train --resume {folder.name})")
     loaded = load_model(folder / "model")
     reader: DataSet = build(loaded.config["data"])
-    for one in given:
+    of_pictures = "vocabulary" not in loaded.data["facts"]
+    for one in (each for some in given for each in (_files(some) if of_pictures else [some])):
         try:
             yield one, loaded.objective.answer(loaded.model, reader.read(one, loaded.data["facts"]))
         except DataError as error:
             yield one, error
+
+
+def _files(given: str) -> list[str]:
+    """A folder's files, in order; anything else as it is."""
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        return [given]
+    found = sorted(str(each) for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    if not found:
+        raise RequestError(f"{path} is an empty folder")
+    return found
+
+
+def write_objects(given: str, answer: dict[str, Any], into: Path) -> Path:
+    """Write the picture `given` with the boxes of a detector's answer, and the answer as JSON beside it; returns the picture's path.
+
+    The folder is made; names are the given file's with .png and .json behind, so that a.jpg and a.png do not meet.
+    """
+    from components.data.pictures import open_picture_file
+    from components.figures.detection import annotated
+
+    source = Path(given).expanduser()
+    picture = annotated(open_picture_file(source), answer["objects"])
+    target = into / f"{source.name}.png"
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror or error}") from error
+    write_json(into / f"{source.name}.json", {"given": given, "size": [picture.height, picture.width], **answer})
+    return target

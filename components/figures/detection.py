@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from components.figures import style
@@ -223,3 +224,30 @@ def matched_figure(
         axes.set_title(f"{names[int(labels[place])]}, {width:.0f}×{height:.0f}: {len(mine)}", fontsize=style.LABEL, color=style.INK)
     style.headline(figure, f"Default boxes (of {len(default_boxes):,}) that answer for an object, from the smallest to the largest")
     return style.finish(figure)
+
+
+COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE)
+
+
+def annotated(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:
+    """A copy of a picture, in its own size, with the boxes of a detector's answer and what each is.
+
+    Args:
+        picture: RGB.
+        objects: each with `label`, `probability` and `box` [left, top, right, bottom] in pixels.
+    """
+    drawn = picture.convert("RGB")
+    canvas = ImageDraw.Draw(drawn)
+    thick = max(round(max(picture.size) / 300), 1)
+    letters = ImageFont.load_default(max(min(picture.size) / 28, 9))
+    labels = sorted({str(each["label"]) for each in objects})
+    for each in reversed(objects):  # the most probable on top
+        colour = COLOURS[labels.index(str(each["label"])) % len(COLOURS)]
+        left, top, right, bottom = each["box"]
+        canvas.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=thick)
+        text = f"{each['label']} {each['probability']:.2f}"
+        begin = canvas.textbbox((left, top), text, font=letters, anchor="lb")
+        place = (left, top) if begin[1] >= 0 else (left, begin[3] - begin[1] + top)
+        canvas.rectangle(canvas.textbbox(place, text, font=letters, anchor="lb"), fill=colour)
+        canvas.text(place, text, fill="white", font=letters, anchor="lb")
+    return drawn

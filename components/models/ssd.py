@@ -157,7 +157,7 @@ class SSD(nn.Module):
 
     def _maps(self, inputs: Tensor) -> list[Tensor]:
         found = []
-        now = inputs
+        now = inputs.contiguous(memory_format=torch.channels_last)  # on a CPU, convolutions take a third less time so
         for layer in self.features[: self.cut]:
             now = layer(now)
         if 0 in self.maps:

@@ -96,6 +96,7 @@ class YOLO(nn.Module):
         A place is (x, y, √w, √h): the centre's in the cell, in cells, and the roots of the sides' shares of the picture.
         """
         rows, columns = self.cells
+        inputs = inputs.contiguous(memory_format=torch.channels_last)  # on a CPU, convolutions take a third less time so
         outputs = self.head(self.features(inputs))
         if outputs.ndim == 4:
             outputs = outputs.permute(0, 2, 3, 1)  # (B, R, S, 5N + K)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,23 +72,31 @@ def evaluate(
 
 def predict(
     run: Run,
-    given: Annotated[list[str], typer.Argument(help="What to answer: picture files; or texts, or text files.", show_default=False)],
+    given: Annotated[
+        list[str], typer.Argument(help="What to answer: picture files or folders; or texts, or text files.", show_default=False)
+    ],
     *,
+    into: Annotated[str | None, typer.Option(help="Folder for pictures with what was found in them (LAB_HOME/predictions/RUN).")] = None,
     json: Json = False,
 ) -> None:
-    """Let a finished run's model answer: name a picture, judge, translate or continue a text."""
+    """Let a finished run's model answer: name a picture, find what is in it, judge, translate or continue a text."""
     from flows import runs
     from flows.lab.settings import Settings
-    from flows.prediction import predict_each
+    from flows.prediction import predict_each, write_objects
 
-    output = Output(json)
-    folder = runs.find(run, Settings.load())
+    output, settings = Output(json), Settings.load()
+    folder = runs.find(run, settings)
+    target = Path(into).expanduser() if into else settings.home / "predictions" / folder.name
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
     for one, answer in predict_each(folder, given):
+        if isinstance(answer, dict) and "objects" in answer:
+            answer |= {"picture": str(write_objects(one, answer, target))}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
         rows.append([_one_line(one), *_in_words(answer)])
     output.table(["given", "answer", "besides"], rows)
+    if any("picture" in answer for answer in answers):
+        output.say(f"pictures and JSON in {target}")
     if all("error" in answer for answer in answers):
         output.fail("nothing that was given could be used", run=folder.name, predictions=answers)
     output.finish(run=folder.name, predictions=answers)
@@ -122,6 +131,7 @@ def compare(
     output.finish(metrics=metrics, pictures={name: str(path) for name, path in paths.items()})
 
 
+SHOWN_OBJECTS = 6
 SHOWN_CHARACTERS = 60
 """Of a longer text that was given, the table shows the beginning."""
 
@@ -141,6 +151,10 @@ def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
         first, *others = answer["answers"]
         said = f"{first['label']}  {first['probability']:.1%}"
         besides += [f"{other['label']} {other['probability']:.1%}" for other in others]
+    elif "objects" in answer:
+        said = f"{len(answer['objects']):,} objects" if len(answer["objects"]) != 1 else "1 object"
+        besides += [f"{found['label']} {found['probability']:.0%}" for found in answer["objects"][:SHOWN_OBJECTS]]
+        besides += [f"and {len(answer['objects']) - SHOWN_OBJECTS:,} more"] if len(answer["objects"]) > SHOWN_OBJECTS else []
     else:
         said = answer["text"] if "text" in answer else ", ".join(f"{value:g}" for value in answer["values"])
     if "unknown" in answer:

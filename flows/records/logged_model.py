@@ -90,7 +90,7 @@ def example(folder: Path) -> tuple[Any, tuple[int, ...], str]:
     """An input batch of two, the shape of one example's output (−1: any number), and the output's type.
 
     Real examples where the trainer left them (example.npz with `inputs` and `outputs`), otherwise zeros of the data's input shape; for text
-    two unknown tokens (see `ServedTokens`), a translation's output being tokens again.
+    two unknown tokens (see `ServedTokens`), a translation's output being tokens again. A detector's is rows (see `ServedDetector`).
 
     Raises:
         RunError: the folder says nothing about its data.
@@ -105,7 +105,8 @@ def example(folder: Path) -> tuple[Any, tuple[int, ...], str]:
         if "vocabulary_size" in facts:
             outputs = {"sequence": (facts.get("classes"),), "text": (-1,)}.get(facts["predicts"], (-1, facts.get("classes")))
             return np.ones((2, 2), dtype=np.int64), outputs, "int64" if facts["predicts"] == "text" else "float32"
-        return np.zeros((2, *facts["input_shape"]), dtype=np.float32), (facts["classes"],), "float32"
+        outputs = (-1, 6) if facts.get("predicts") == "boxes" else (facts["classes"],)
+        return np.zeros((2, *facts["input_shape"]), dtype=np.float32), outputs, "float32"
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"the model in {folder} cannot be logged: data.json with input_shape and classes is needed ({error})") from error
 

@@ -70,14 +70,44 @@ class ServedTokens:
         return answers
 
 
-def _load_pyfunc(data_path: str) -> Served | ServedTokens:
+class ServedDetector:
+    """A trained detector that takes pictures, normalised as its data were, and gives boxes.
+
+    Args:
+        detect: (B, *input_shape) pictures → for each the detections.
+    """
+
+    def __init__(self, detect: Any) -> None:
+        self._detect = detect
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002 — pyfunc's signature
+        """(B, D, 6) float32: class, probability, left, top, right, bottom in pixels; rows of −1 where a picture has fewer than D detections.
+
+        Args:
+            model_input: (B, *input_shape) float32 array.
+            params: not used.
+        """
+        import numpy as np
+        import torch
+
+        found = self._detect(torch.from_numpy(np.ascontiguousarray(np.asarray(model_input, dtype=np.float32))))
+        rows = np.full((len(found), max((len(each) for each in found), default=0), 6), -1, dtype=np.float32)
+        for place, each in enumerate(found):
+            parts = (each.labels.float().unsqueeze(1), each.scores.unsqueeze(1), each.boxes)
+            rows[place, : len(each)] = torch.cat(parts, dim=1).cpu().numpy()
+        return rows
+
+
+def _load_pyfunc(data_path: str) -> Served | ServedTokens | ServedDetector:
     """MLflow's entry point; `data_path` is the model folder (model.safetensors, config.json, data.json)."""
     from flows.parts import load_model
 
     loaded = load_model(Path(data_path))
     model, facts = loaded.model.eval(), loaded.data["facts"]
+    objective: Any = loaded.objective
+    if facts.get("predicts") == "boxes":
+        return ServedDetector(lambda pictures: objective.detect(model, objective.propose({"inputs": pictures})))
     if "target_vocabulary" in facts:
-        objective: Any = loaded.objective
         return ServedTokens(lambda tokens, lengths: objective.write(model, {"inputs": tokens, "lengths": lengths}))
     if "vocabulary_size" in facts:
         return ServedTokens(lambda tokens, lengths: model(tokens, lengths).float())

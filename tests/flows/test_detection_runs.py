@@ -1,0 +1,133 @@
+"""What a person gets from a finished detector: pictures with boxes and JSON, for pictures of every kind, and a comparison of several."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from components.data.prepared import prepare
+from components.data.scenes import Scenes
+from components.errors import DataError, RequestError
+from flows.comparison import compare
+from flows.config.build import validate
+from flows.config.compose import compose
+from flows.lab.settings import Settings
+from flows.parts import build_model, save_model, save_outcomes
+from flows.prediction import predict_each, write_objects
+from flows.records.logged_model import example
+from flows.records.serving import _load_pyfunc
+
+FACTS = {
+    "input_shape": [3, 128, 128],
+    "classes": 10,
+    "class_names": [str(digit) for digit in range(10)],
+    "mean": [0.4, 0.4, 0.4],
+    "std": [0.3, 0.3, 0.3],
+    "fit": "stretch",
+    "predicts": "boxes",
+}
+DATA = ["data.train=6", "data.validation=2", "data.test=3"]
+TOLD = ["objective.score_threshold=0.0", "objective.answer_threshold=0.0", "objective.limit=4"]
+
+
+def run(folder, experiment, facts=FACTS):
+    """A run of a detector that nobody trained."""
+    config = validate(compose([f"experiment={experiment}", *DATA, *TOLD]))
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    model, objective = build_model(config, facts)
+    save_model(folder / "model", model.state_dict(), config, SimpleNamespace(name="scenes", fingerprint="0" * 64, facts=facts))
+    return folder, model, objective
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("run") / "ssd", "ssd_scenes")[0]
+
+
+def pictures(folder):
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    colours = Image.fromarray(generator.integers(0, 255, (90, 60, 3), dtype=np.uint8))
+    colours.save(folder / "plain.jpg")
+    colours.convert("L").save(folder / "grayscale.jpg")
+    colours.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(generator.integers(0, 65535, (90, 60), dtype=np.uint16)).save(folder / "sixteen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    colours.save(folder / "turned.jpg", exif=exif)
+    Image.new("RGB", (1, 1)).save(folder / "point.png")
+    (folder / "torn.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:900])
+    return folder
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+def test_every_kind_of_picture_has_an_answer_or_a_clear_error(detector, tmp_path):
+    folder = pictures(tmp_path / "pictures")
+    answers = {one.rpartition("/")[2]: (one, answer) for one, answer in predict_each(detector, [str(folder)])}
+    sizes = {
+        "plain.jpg": (60, 90),
+        "grayscale.jpg": (60, 90),
+        "cmyk.jpg": (60, 90),
+        "sixteen.png": (60, 90),
+        "turned.jpg": (90, 60),
+        "point.png": (1, 1),
+    }
+    assert set(answers) == {*sizes, "torn.jpg"}
+    error = answers.pop("torn.jpg")[1]
+    assert isinstance(error, DataError)
+    assert "cannot be decoded" in str(error)
+    for name, (one, answer) in answers.items():
+        width, height = sizes[name]
+        assert len(answer["objects"]) == 4
+        for found in answer["objects"]:
+            left, top, right, bottom = found["box"]
+            assert 0 <= left <= right <= width
+            assert 0 <= top <= bottom <= height
+        path = write_objects(one, answer, tmp_path / "into")
+        assert pixels_of(path).shape == (height, width, 3)
+        said = json.loads((tmp_path / "into" / f"{name}.json").read_text())
+        assert said == {"given": one, "size": [height, width], **answer}
+    drawn = pixels_of(tmp_path / "into" / "plain.jpg.png")
+    assert (np.abs(drawn - pixels_of(folder / "plain.jpg")).max(axis=2) > 0).sum() > 50
+
+
+def test_a_folder_without_files_is_refused(detector, tmp_path):
+    with pytest.raises(RequestError, match="is an empty folder"):
+        list(predict_each(detector, [str(tmp_path)]))
+
+
+def test_a_missing_file_is_said(detector, tmp_path):
+    ((_, error),) = predict_each(detector, [str(tmp_path / "no.jpg")])
+    assert str(error).endswith("no.jpg: No such file or directory")
+
+
+def test_a_logged_detector_gives_rows(detector):
+    inputs, outputs, kind = example(detector / "model")
+    assert (inputs.shape, outputs, kind) == ((2, 3, 128, 128), (-1, 6), "float32")
+    rows = _load_pyfunc(str(detector / "model")).predict(inputs)
+    assert rows.shape == (2, 4, 6)
+    assert (rows[..., 1] > 0).all()
+    assert (rows[..., 4] >= rows[..., 2]).all()
+
+
+def test_detectors_of_two_kinds_are_compared(tmp_path):
+    settings = Settings(tmp_path / "lab")
+    prepared = prepare(Scenes(train=6, validation=2, test=3), settings.data, None)
+    folders = []
+    for experiment in ("ssd_scenes", "yolo_scenes"):
+        folder, model, objective = run(tmp_path / experiment, experiment, prepared.facts)
+        save_outcomes(folder / "outcomes" / "test", objective.outcomes(model.eval(), prepared.splits["test"].batch(torch.arange(3))))
+        folders.append(folder)
+    metrics, figures = compare(folders, settings)
+    assert set(metrics) == {"ssd_scenes", "yolo_scenes"}
+    (above, below) = figures["times"].axes
+    assert above.get_ylabel() == "mAP at IoU 0.5"
+    assert {text.get_text() for text in below.get_yticklabels()} == {"ssd_scenes", "yolo_scenes"}
