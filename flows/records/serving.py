@@ -81,7 +81,7 @@ class ServedDetector:
         self._detect = detect
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002 — pyfunc's signature
-        """(B, D, 6) float32: class, probability, left, top, right, bottom in pixels; rows of −1 where a picture has fewer than D detections.
+        """(B, D, 6) float32: class, probability, left, top, right, bottom in pixels; rows of −1 behind a picture's last.
 
         Args:
             model_input: (B, *input_shape) float32 array.
