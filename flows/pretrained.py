@@ -4,6 +4,7 @@
     file:PATH                                          a safetensors file of ours, or a run's model folder
     hf:PATH                                            a folder in Hugging Face's layout
     package:NAME                                       a checkpoint in that layout, in a pinned package of the package index
+    torchvision:NAME                                   torchvision's IMAGENET1K_V1 weights of vgg16, vgg16_bn …, where they can be fetched
 
 Every tensor whose name and shape the new model has is taken over, all others keep their initialization (a new head, say), and both are
 reported. Weights mean the same only in a model of the same sizes that reads the same vocabulary: where that can be seen, it is checked.
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 
 from components.data.sources import Sources
 from components.data.tokens import Vocabulary
-from components.errors import CheckpointError, RequestError, closest
+from components.errors import CheckpointError, DataError, RequestError, closest
 from components.hugging_face import exchange, folder, packaged
 from components.training.checkpoint import read_tensors, weights_sha256
 from flows import runs
 from flows.config.build import build
 from flows.lab.settings import Settings
 
-KINDS = ("run", "experiment", "registry", "file", "hf", "package")
+KINDS = ("run", "experiment", "registry", "file", "hf", "package", "torchvision")
 WEIGHTS = "model.safetensors"
 
 
@@ -105,9 +106,28 @@ def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], set
             arguments = arguments_of(config, facts)
             _refuse_other_sizes(address, exchange.differences(checkpoint, target, arguments), facts)
             return Weights(name, exchange.weights(checkpoint, arguments), checkpoint.tokenizer)
+        case "torchvision":
+            return Weights(name, _imagenet(name, settings, tell), None)
         case _:
             path = locate(address, settings)
             return Weights(str(path), read_tensors(path).tensors, _vocabulary_beside(path))
+
+
+def _imagenet(name: str, settings: Settings, tell: Callable[[str], None]) -> dict[str, Tensor]:
+    """torchvision's weights `IMAGENET1K_V1` of a model, fetched once into the lab's downloads and verified."""
+    from torchvision.models import get_model_weights, list_models
+
+    if name not in list_models():
+        raise RequestError(f"pretrained: torchvision has no model {name!r}{closest(name, list_models())}")
+    weights = getattr(get_model_weights(name), "IMAGENET1K_V1", None)
+    if weights is None:
+        raise RequestError(f"pretrained: torchvision has no weights IMAGENET1K_V1 of {name}")
+    tell(f"fetching {weights.url}")
+    try:
+        return dict(weights.get_state_dict(model_dir=str(settings.downloads), progress=False, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError) as error:  # no network, no such file; a hash that differs
+        reason = getattr(error, "reason", None) or error
+        raise DataError(f"pretrained: torchvision:{name} cannot be fetched from {weights.url}: {' '.join(str(reason).split())}") from error
 
 
 def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +140,7 @@ def locate(address: str, settings: Settings) -> Path:
     """The safetensors file of ours that `address` leads to; RequestError when there is none."""
     kind, _, name = address.partition(":")
     if kind not in KINDS or not name:
-        forms = "run:RUN, experiment:NAME, registry:NAME@ALIAS, file:PATH, hf:PATH, package:NAME"
+        forms = "run:RUN, experiment:NAME, registry:NAME@ALIAS, file:PATH, hf:PATH, package:NAME, torchvision:NAME"
         raise RequestError(f"pretrained: {address!r} is none of {forms}{closest(kind, KINDS)}")
     match kind:
         case "run":

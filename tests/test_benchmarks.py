@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import click, loop, places, recording, recurrent, stacked, start, sweeps, threads
+from benchmarks import click, detection, loop, places, recording, recurrent, stacked, start, sweeps, threads
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -181,3 +181,17 @@ def test_the_steps_of_a_large_study(tmp_path: Path) -> None:
     took = sweeps.large_study(Settings(tmp_path / "lab"), 40)
     assert list(took)[:3] == ["open", "first look at all trials", "take the next trial (TPE)"]
     assert all(seconds > 0 for seconds in took.values())
+
+
+def test_detectors_take_turns_and_the_first_of_each_is_not_counted():
+    said: list[str] = []
+    ours, theirs = detection.in_turns(lambda: said.append("ours"), lambda: said.append("theirs"), 2)
+    assert said == ["ours", "theirs"] * 3
+    assert len(ours) == len(theirs) == 2
+
+
+def test_both_detectors_see_the_same():
+    inputs, boxes, labels = detection.pictures(2)
+    assert inputs.shape == (2, 3, 300, 300)
+    assert all(bool((each[:, 2:] > each[:, :2]).all()) and each.max() <= 300 for each in boxes)
+    assert all(int(each.min()) >= 0 and int(each.max()) < detection.CLASSES for each in labels)

@@ -138,7 +138,11 @@ def test_a_valid_configuration_comes_back_with_its_values_typed() -> None:
         ("activation._partial_", False, "activation._partial_: false is not allowed (allowed: true)"),
         ("seed", -1, "seed: -1 is out of range (allowed: a whole number ≥ 0 and ≤ 4294967295)"),
         ("name", "../../escape", "name: '../../escape' is not allowed (allowed: at most 80 letters, digits, '_', '-' and '.')"),
-        ("pretrained", "http://x", "(allowed: null, run:ID, registry:NAME@ALIAS, experiment:NAME, file:PATH, hf:PATH, package:NAME)"),
+        (
+            "pretrained",
+            "http://x",
+            "(allowed: null, run:ID, registry:NAME@ALIAS, experiment:NAME, file:PATH, hf:PATH, package:NAME, torchvision:NAME)",
+        ),
         ("tags", [1], "tags: [1] is not allowed (allowed: a list of texts)"),
         ("description", "a\x1bb", r"description: 'a\x1bb' has control or invisible characters"),
         ("description", b"bytes", "description: b'bytes' is not plain data"),

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from torch import nn
 
 from components.data.tokens import BERTS_SPECIALS, TokenSettings
-from components.errors import CheckpointError, RequestError
+from components.errors import CheckpointError, DataError, RequestError
 from components.hugging_face import exchange, folder
+from components.layers.convolutions import VGG16
 from components.models.bert import Bert
+from components.models.ssd import SSD
 from components.training.checkpoint import write_tensors
 from flows import pretraining
 from flows.lab.settings import Settings
 from flows.pretrained import load_pretrained, locate
 from flows.records.journal import Journal
+
+TWO_MAPS = {
+    "context": [16, 6],
+    "extras": [],
+    "scales": [0.1, 0.2, 0.3],
+    "ratios": [[2], [2]],
+    "maps": [0, 1],
+}
 
 
 @pytest.fixture
@@ -175,3 +186,31 @@ def test_weights_of_something_else_are_refused(settings: Settings, tmp_path: Pat
     path.write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_pretrained(network(2), {"pretrained": f"file:{path}"}, {}, settings)
+
+
+def test_torchvisions_weights_of_vgg_have_a_place_in_ssd(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import VGG16_Weights, vgg16
+
+    with torch.device("meta"):
+        theirs = vgg16(weights=None).features.state_dict(prefix="features.")
+        model = SSD(activation=nn.ReLU, input_shape=[3, 300, 300], classes=2, stages=VGG16, **TWO_MAPS)
+    given = {name: torch.full(tensor.shape, 0.5) for name, tensor in theirs.items()}
+    model.to_empty(device="cpu")
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda self, **_: given)
+    said = load_pretrained(model, {"pretrained": "torchvision:vgg16"}, {}, settings)
+    assert len(said["taken"]) == 26, "weight and bias of 13 convolutions"
+    assert bool((model.features[0].weight == 0.5).all())
+    assert said["unused"] == []
+
+
+def test_weights_that_cannot_be_fetched_are_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import VGG16_Weights
+
+    def nobody(self: object, **_: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", nobody)
+    with pytest.raises(DataError, match=r"^pretrained: torchvision:vgg16 cannot be fetched from https://.*pth: no route to host$"):
+        load_pretrained(network(2), {"pretrained": "torchvision:vgg16"}, {}, settings)
+    with pytest.raises(RequestError, match=r"torchvision has no model 'vgg61' \(did you mean"):
+        load_pretrained(network(2), {"pretrained": "torchvision:vgg61"}, {}, settings)
