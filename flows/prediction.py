@@ -13,15 +13,13 @@ from flows.parts import load_model, write_json
 
 
 def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
-    """The model's answer to each of `given` (files of pictures; texts, or files of text), or the DataError that says why there is none.
+    """What the model in `folder` answers to each of `given` (files of pictures; texts, or files of text), or why it cannot: a DataError.
 
     An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation and language
     models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the run itself, none of it from the prepared
     data. Where a model reads pictures, a folder stands for all files in it.
     """
-    if not (folder / "model").is_dir():
-        raise RequestError(f"{folder.name} has no model yet: finish it first (lab train --resume {folder.name})")
-    loaded = load_model(folder / "model")
+    loaded = load_model(folder)
     reader: DataSet = build(loaded.config["data"])
     of_pictures = "vocabulary" not in loaded.data["facts"]
     for one in (each for some in given for each in (_files(some) if of_pictures else [some])):

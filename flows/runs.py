@@ -39,6 +39,30 @@ def find(run: str, settings: Settings) -> Path:
     raise RequestError(f"there is no run {run!r} in {settings.runs}{near}")
 
 
+def model_folder(address: str, settings: Settings) -> tuple[str, Path]:
+    """A trained model's name and folder: of a run as `find` takes it, of `registry:NAME@ALIAS`, or of `experiment:NAME`, its best run.
+
+    Raises:
+        RequestError: there is none.
+    """
+    kind, _, name = address.partition(":")
+    if kind == "registry":
+        from flows.records.registry import resolve
+        from flows.records.tracking import tracking_uri
+
+        folder = resolve(address, tracking_uri(settings), home=settings.home)
+        return f"{folder.parent.name} version {folder.name}", folder
+    if kind == "experiment":
+        found = trained(name, settings)
+        if found is None:
+            raise RequestError(f"{name} has not been trained here yet: lab train experiment={name}")
+        return (found.parent.name if found.name == "model" else name), found
+    run = find(address.removeprefix("run:"), settings)
+    if not (run / "model").is_dir():
+        raise RequestError(f"{run.name} has no model yet: finish it first (lab train --resume {run.name})")
+    return run.name, run / "model"
+
+
 def trials(settings: Settings) -> list[Path]:
     """The run folders of all sweeps' trials."""
     return sorted(path.parent for path in settings.sweeps.glob("*/trials/*/config.json"))

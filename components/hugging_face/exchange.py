@@ -3,11 +3,13 @@
 A model is known by its dotted path and `arguments`: what its constructor was given, the facts of the data too, and its activation's name.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from components.errors import CheckpointError
 from components.hugging_face.architectures import architecture, architecture_of
 from components.hugging_face.folder import Checkpoint
 
@@ -20,6 +22,18 @@ def activation_name(activation: nn.Module) -> str:
     if isinstance(activation, nn.GELU):
         return "gelu" if activation.approximate == "none" else "gelu_tanh"
     return type(activation).__name__.lower()
+
+
+def activation_factory(name: str) -> Callable[[], nn.Module]:
+    """What makes the activation that `activation_name` calls so; CheckpointError when none of those of a checkpoint is."""
+    factories: dict[str, Callable[[], nn.Module]] = {
+        "gelu": nn.GELU,
+        "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+        "relu": nn.ReLU,
+    }
+    if name not in factories:
+        raise CheckpointError(f"the activation {name} has no name in Hugging Face's layout")
+    return factories[name]
 
 
 def weights(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Tensor]:

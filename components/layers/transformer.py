@@ -236,6 +236,11 @@ class Block(nn.Module):
         hidden = self._before(self.feed_forward_norm, vectors)
         return self._after(self.feed_forward_norm, vectors, self.feed_forward(hidden)), read
 
+    def attention_weights(self, vectors: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """How much each place reads of each in self-attention: (B, T, C) and a mask (B, T) → (B, H, T, T)."""
+        hidden = self._before(self.attention_norm, vectors)
+        return self.attention.weighted(hidden, self.attention.keys_values(hidden), causal=self.causal, mask=mask)[1]
+
     def _before(self, norm: nn.LayerNorm, vectors: Tensor) -> Tensor:
         """What a step reads."""
         return norm(vectors) if self.norm == "pre" else vectors

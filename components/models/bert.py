@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.layers.positions import Learned
-from components.layers.transformer import Block, Kernel, MultiHeadAttention
+from components.layers.transformer import Block, Kernel
 from components.protocols import ActivationFactory
 
 Size = Annotated[int, Ge(1)]
@@ -171,11 +171,10 @@ class Bert(nn.Module):
 
     def attentions(self, inputs: Tensor, lengths: Tensor | None = None, segments: Tensor | None = None) -> list[Tensor]:
         """How much every place reads of every other: for each block (B, H, T, T), rows that ask, columns that are read."""
-        found, states = [], self.states(inputs, lengths, segments)
-        for block, state in zip(self.blocks, states, strict=False):  # the last block's states are asked by nobody
+        found = []
+        for block, states in zip(self.blocks, self.states(inputs, lengths, segments), strict=False):  # nobody asks of the last states
             assert isinstance(block, Block)
-            attention: MultiHeadAttention = block.attention
-            found.append(attention.weighted(state, attention.keys_values(state), mask=words_of(lengths, state))[1])
+            found.append(block.attention_weights(states, mask=words_of(lengths, states)))
         return found
 
     def _say(self, features: Tensor, places: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:

@@ -114,6 +114,15 @@ class GPT(nn.Module):
         """What the last block gives (B, T, C) → (B, T, V)."""
         return F.linear(self.norm(vectors), self.embed.weight)
 
+    def attentions(self, inputs: Tensor) -> list[Tensor]:
+        """How much every place reads of itself and those before it: for each block (B, H, T, T), rows that ask, columns that are read."""
+        vectors, found = self.drop(self.positions(self.embed(inputs))), []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            found.append(block.attention_weights(vectors))
+            vectors = block(vectors)
+        return found
+
     def begin(self, inputs: Tensor) -> tuple[Tensor, State]:
         """Tokens (B, T), all words → logits (B, V) of what follows the last, and the state to go on from; see `step`."""
         return self._read(inputs[:, -self.context :], None)

@@ -23,6 +23,7 @@ from components.data.tokens import SPECIALS, Vocabulary
 from components.decoding import State, sample
 from components.errors import DataError
 from components.objectives.sequence_classification import unknown_tokens
+from components.objectives.transformer_pictures import transformer_pictures
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -121,9 +122,15 @@ class LanguageModelling:
         return {"memory": gradient_by_distance(reaches)} if reaches else {}
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
-        """Pictures of a recurrent model: `gates` over a piece of text, `memory`: the gradient's size against the distance back."""
+        """Pictures of a recurrent model: `gates` over a piece of text, `memory`: the gradient's size against the distance back.
+
+        Of a transformer: `attention` over a piece of text, and `positions`.
+        """
         if not hasattr(model, "recurrent"):
-            return {}
+            if self.vocabulary is None:
+                return {}
+            inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
+            return transformer_pictures(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
         from components.figures.sequences import gate_traces, gradient_by_distance
 
         figures = {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}

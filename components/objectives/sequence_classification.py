@@ -6,6 +6,7 @@ ours, and whether it was right is kept for each example, so that the two can be 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from components.data.tokens import Vocabulary
 from components.objectives.classification import Classification
+from components.objectives.transformer_pictures import transformer_pictures
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_TEXTS = 6
 SHOWN_TOKENS = 24
 """Pictures show texts of at most this many tokens, so that every word can be read."""
+MAPPED_TEXTS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,10 @@ class SequenceClassification(Classification):
         return found | {"unknown": unknown} if unknown else found
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
-        """Pictures that need the model: `words` that moved a decision, and `gates` over the words of one text."""
+        """Pictures that need the model: `words` that moved a decision, and `gates` over the words of one text.
+
+        Of a transformer `attention` over the words of one text, `positions`, and `embeddings`: how the split's texts lie beside each other.
+        """
         if self.vocabulary is None or not hasattr(model, "read"):
             return {}
         from components.figures.sequences import gate_traces, moving_words
@@ -89,7 +95,22 @@ class SequenceClassification(Classification):
             with torch.no_grad():
                 gates = model.gates(batch["inputs"][:1, :length])[0]  # type: ignore[operator]
             figures["gates"] = gate_traces(words, {name: gate[0].cpu() for name, gate in gates.items()})
+        length = int(batch["lengths"][0])
+        inputs = batch["inputs"][:1, :length]
+        figures |= transformer_pictures(model, inputs, vocabulary.tokens(inputs[0].tolist()))
+        if inspect.ismethod(getattr(model, "features", None)) and hasattr(split, "text") and len(split) > 1:
+            figures["embeddings"] = self._embeddings(model, split)
         return figures
+
+    def _embeddings(self, model: nn.Module, split: Split) -> Figure:
+        """What the head reads of the split's first texts, in the plane."""
+        from components.figures.embeddings import embedding_map
+
+        batch = split.batch(torch.arange(min(MAPPED_TEXTS, len(split))))
+        with torch.no_grad():
+            vectors = model.features(batch["inputs"], batch["lengths"])  # type: ignore[operator]
+        texts = [split.text(place) for place in batch["index"].tolist()]  # type: ignore[attr-defined]
+        return embedding_map(vectors, texts, groups=batch["targets"].tolist(), names=self.class_names)
 
 
 def influence(model: nn.Module, batch: Batch, classes: Tensor) -> Tensor:

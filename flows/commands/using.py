@@ -12,7 +12,8 @@ from flows.commands import complete
 from flows.commands.output import Json, Output
 from flows.commands.training import Overrides
 
-Run = Annotated[str, typer.Argument(help="The run: its name, the beginning of it, MLflow's id, or last.", autocompletion=complete.runs)]
+TRAINED = "The run: its name, the beginning of it, MLflow's id, or last"
+Run = Annotated[str, typer.Argument(help=f"{TRAINED}.", autocompletion=complete.runs)]
 
 
 def prepare(
@@ -71,7 +72,7 @@ def evaluate(
 
 
 def predict(
-    run: Run,
+    run: Annotated[str, typer.Argument(help=f"{TRAINED}; or registry:NAME@ALIAS, or experiment:NAME.", autocompletion=complete.runs)],
     given: Annotated[
         list[str], typer.Argument(help="What to answer: picture files or folders; or texts, or text files.", show_default=False)
     ],
@@ -85,8 +86,8 @@ def predict(
     from flows.prediction import predict_each, write_objects
 
     output, settings = Output(json), Settings.load()
-    folder = runs.find(run, settings)
-    target = Path(into).expanduser() if into else settings.home / "predictions" / folder.name
+    name, folder = runs.model_folder(run, settings)
+    target = Path(into).expanduser() if into else settings.home / "predictions" / name.replace(" ", "-")
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
     for one, answer in predict_each(folder, given):
@@ -98,8 +99,8 @@ def predict(
     if any("picture" in answer for answer in answers):
         output.say(f"pictures and JSON in {target}")
     if all("error" in answer for answer in answers):
-        output.fail("nothing that was given could be used", run=folder.name, predictions=answers)
-    output.finish(run=folder.name, predictions=answers)
+        output.fail("nothing that was given could be used", run=name, predictions=answers)
+    output.finish(run=name, predictions=answers)
 
 
 def compare(
