@@ -71,7 +71,7 @@ def pixels_of(path):
 
 def test_every_kind_of_picture_has_an_answer_or_a_clear_error(detector, tmp_path):
     folder = pictures(tmp_path / "pictures")
-    answers = {one.rpartition("/")[2]: (one, answer) for one, answer in predict_each(detector, [str(folder)])}
+    answers = {one.rpartition("/")[2]: (one, answer) for one, answer in predict_each(detector / "model", [str(folder)])}
     sizes = {
         "plain.jpg": (60, 90),
         "grayscale.jpg": (60, 90),
@@ -101,11 +101,11 @@ def test_every_kind_of_picture_has_an_answer_or_a_clear_error(detector, tmp_path
 
 def test_a_folder_without_files_is_refused(detector, tmp_path):
     with pytest.raises(RequestError, match="is an empty folder"):
-        list(predict_each(detector, [str(tmp_path)]))
+        list(predict_each(detector / "model", [str(tmp_path)]))
 
 
 def test_a_missing_file_is_said(detector, tmp_path):
-    ((_, error),) = predict_each(detector, [str(tmp_path / "no.jpg")])
+    ((_, error),) = predict_each(detector / "model", [str(tmp_path / "no.jpg")])
     assert str(error).endswith("no.jpg: No such file or directory")
 
 
