@@ -16,7 +16,7 @@ from typing import Annotated
 from annotated_types import Ge, Len, Lt
 from torch import Tensor, nn
 
-from components.layers.convolutions import vgg_features
+from components.layers.convolutions import channels_last, vgg_features
 from components.layers.region_heads import Judged, Pooling, RegionHeads
 from components.protocols import ActivationFactory
 
@@ -66,7 +66,7 @@ class FastRCNN(nn.Module):
     def forward(self, inputs: Tensor, regions: list[Tensor]) -> Judged:
         """(B, channels, H, W), and for each picture (r, 4) regions in pixels → what is in them."""
         height, width = inputs.shape[-2:]
-        judged: Judged = self.heads(self.features(inputs), regions, (height, width))
+        judged: Judged = self.heads(self.features(channels_last(inputs)), regions, (height, width))
         return judged
 
     def candidates(self, inputs: Tensor, regions: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Le, Len, Lt
 from torch import Tensor, nn
 
-from components.layers.convolutions import vgg_features
+from components.layers.convolutions import channels_last, vgg_features
 from components.layers.region_heads import Judged, Pooling, RegionHeads
 from components.layers.region_proposals import Proposals, RegionProposalNetwork
 from components.protocols import ActivationFactory
@@ -95,7 +95,7 @@ class FasterRCNN(nn.Module):
             choose: what makes, of each picture's proposals (r, 4), the regions that the heads look at; in training a sample. None: all.
         """
         height, width = inputs.shape[-2:]
-        features = self.features(inputs)  # (B, C, H/2ˢ⁻¹, W/2ˢ⁻¹) of s stages
+        features = self.features(channels_last(inputs))  # (B, C, H/2ˢ⁻¹, W/2ˢ⁻¹) of s stages
         proposals: Proposals = self.proposals(features, (height, width))
         regions = proposals.regions if choose is None else choose(proposals.regions)
         return Found(proposals, self.heads(features, regions, (height, width)))

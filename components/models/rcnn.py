@@ -18,7 +18,7 @@ from annotated_types import Ge, Len, Lt
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from components.layers.convolutions import vgg_features
+from components.layers.convolutions import channels_last, vgg_features
 from components.layers.region_heads import CODER
 from components.protocols import ActivationFactory
 
@@ -152,7 +152,7 @@ class RCNN(nn.Module):
     def forward(self, inputs: Tensor, regions: list[Tensor]) -> Regarded:
         """(B, channels, H, W), and for each picture (r, 4) regions in pixels → what is in them, as far as the stages have come."""
         crops = self.warp(inputs, regions)  # (R, channels, S, S)
-        convolved = self.features(crops).flatten(1)  # (R, C·S/2ˢ·S/2ˢ) after s stages
+        convolved = self.features(channels_last(crops)).flatten(1)  # (R, C·S/2ˢ·S/2ˢ) after s stages
         hidden = self.layers(convolved)  # (R, F)
         if self.stage == "features":
             return Regarded(self.logits(hidden), None, None)
