@@ -40,9 +40,9 @@ class Search(Protocol):
 class RegionSplit:
     """The examples of another split, with their regions. They are never augmented: a region is one of the picture as it is."""
 
-    def __init__(self, of: Split, regions: Ragged) -> None:
-        """`regions` has a row of r·4 numbers for each example of `of`."""
-        self._of, self._regions = of, regions
+    def __init__(self, of: Split, regions: Ragged, search: Search) -> None:
+        """`regions` has a row of r·4 numbers for each example of `of`, which `search` has found."""
+        self._of, self._regions, self._search = of, regions, search
 
     @property
     def lengths(self) -> Tensor | None:
@@ -59,6 +59,10 @@ class RegionSplit:
     def regions(self, place: int) -> Tensor:
         """(r, 4) of example `place`."""
         return self._regions.row(place).reshape(-1, 4)
+
+    def search(self, place: int) -> Tensor:
+        """(r, 4) of example `place`, searched for now: what a detector has to wait for at a new picture."""
+        return self._search.regions(self.picture(place))
 
     def picture(self, place: int) -> Tensor:
         """Example `place` to look at, as the split shows it."""
@@ -110,7 +114,7 @@ class Regions:
         """The data set's splits with their regions."""
         with safe_open(folder / FILE, framework="pt") as file:
             return {
-                name: RegionSplit(split, Ragged(file.get_tensor(name), file.get_tensor(f"{name}.bounds")))
+                name: RegionSplit(split, Ragged(file.get_tensor(name), file.get_tensor(f"{name}.bounds")), self.search)
                 for name, split in self.of.open(folder, card).items()
             }
 

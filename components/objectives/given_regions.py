@@ -7,6 +7,8 @@ the authors' later code, and the objects' own boxes are among the regions.
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from components.errors import DataError
 from components.layers.region_sampling import RegionSampler, region_losses
-from components.objectives.detection import Candidates, Detection, crowded
+from components.objectives.detection import TIMED, Candidates, Detection, crowded
 from components.protocols import Batch, Model, Split
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class GivenRegions(Detection):
         """`suppression`, and `regions`: those of one picture that hold its objects."""
         return {**super().explain(model, split), "regions": regions_shown(split)}
 
+    def examine(self, model: nn.Module, split: Split) -> dict[str, Any]:
+        """As of any detector; `proposals` is what the search takes."""
+        return with_search(super().examine(model, split), split)
+
 
 def given_regions(batch: Batch) -> list[Tensor]:
     """The `regions` of a batch; DataError when its data have none."""
@@ -64,6 +70,16 @@ def given_regions(batch: Batch) -> list[Tensor]:
         raise DataError("the data have no regions, and this model proposes none: use data with them, such as data=scenes_regions")
     regions: list[Tensor] = batch["regions"]
     return regions
+
+
+def with_search(examined: dict[str, Any], split: Split) -> dict[str, Any]:
+    """What was measured of a detector, with the median seconds of searching a picture of the split for regions as `proposals`."""
+    seconds = []
+    for place in range(min(TIMED, len(split))):
+        began = time.perf_counter()
+        split.search(place)  # type: ignore[attr-defined]  # splits with regions have it
+        seconds.append(time.perf_counter() - began)
+    return {**examined, "times": {**examined["times"], "proposals": statistics.median(seconds)}}
 
 
 def regions_shown(split: Split) -> Figure:

@@ -27,7 +27,7 @@ from components.layers.boxes import iou
 from components.layers.region_heads import CODER
 from components.layers.region_sampling import RegionSampler
 from components.objectives.detection import Candidates, Detection
-from components.objectives.given_regions import given_regions, regions_shown
+from components.objectives.given_regions import given_regions, regions_shown, with_search
 from components.protocols import Batch, Model, Split
 
 if TYPE_CHECKING:
@@ -83,13 +83,19 @@ class RegionStages(Detection):
                 return {"loss": (own - wanted).square().sum() / max(len(holds), 1)}
 
     def candidates(self, model: Any, batch: Batch) -> list[Candidates]:
-        """What the stages up to this one say of each picture's regions."""
-        found: list[Candidates] = model.candidates(batch["inputs"], given_regions(batch))
+        """What the stages up to this one say of each picture's regions; picture by picture, for the crops of many need much memory."""
+        found: list[Candidates] = []
+        for picture, regions in zip(batch["inputs"], given_regions(batch), strict=True):
+            found += model.candidates(picture[None], [regions])
         return found
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """`suppression`, and `regions`: those of one picture that hold its objects."""
         return {**super().explain(model, split), "regions": regions_shown(split)}
+
+    def examine(self, model: nn.Module, split: Split) -> dict[str, Any]:
+        """As of any detector; `proposals` is what the search takes."""
+        return with_search(super().examine(model, split), split)
 
     def _sampler(self, positive: float, *, share: float) -> RegionSampler:
         return RegionSampler(count=self.regions, positive_share=share, positive=positive, negative=positive)

@@ -49,6 +49,9 @@ def test_regions_are_found_once_and_come_with_every_batch(scenes, tmp_path):
         assert torch.equal(regions, Counted().regions(train.picture(place)))
         assert torch.equal(train.picture(place), plain.picture(place))
     assert prepared.card["regions"]["fewest"] >= 1
+    asked = search.asked
+    assert torch.equal(train.search(2), batch["regions"][0])  # anew, for those who measure
+    assert search.asked == asked + 1
     assert prepared.card["regions"]["milliseconds"] >= 0
     assert next(Batches(train, batch_size=3, seed=0, shuffle=True).epoch(0)).keys() >= {"inputs", "boxes", "labels", "regions", "index"}
 

@@ -1,5 +1,7 @@
 """Fast R-CNN: its pieces against torch's own, its independence of what else is asked, and one batch learned by heart."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -73,6 +75,30 @@ def test_one_batch_can_be_learned_by_heart():
         order = one.labels[sure].argsort()
         assert one.labels[sure][order].tolist() == label.tolist()
         assert (iou(one.boxes[sure][order], box).diagonal() > 0.7).all()
+
+
+class Searched:
+    """A split of two pictures whose regions take a while to find."""
+
+    def __len__(self):
+        return 2
+
+    def batch(self, index, generator=None):
+        count = len(index)
+        regions, none = [torch.tensor([[4.0, 4, 20, 20]])] * count, [torch.zeros(0, 4)] * count
+        labels = [torch.zeros(0, dtype=torch.int64)] * count
+        return {"inputs": torch.zeros(count, 1, 48, 48), "boxes": none, "labels": labels, "regions": regions, "index": index}
+
+    def search(self, place):
+        time.sleep(0.03)
+        return torch.tensor([[4.0, 4, 20, 20]])
+
+
+def test_the_search_is_part_of_the_time():
+    times = GivenRegions(classes=2, class_names=["a", "b"]).examine(small().eval(), Searched())["times"]
+    assert times.keys() == {"proposals", "features", "heads", "decoding", "suppression"}
+    assert 0.03 <= times["proposals"] < 0.3
+    assert times["features"] > 0
 
 
 def test_data_without_regions_are_refused_in_one_line():
