@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Row, machine, ratio
+from benchmarks.two_stages import our_faster_rcnn, torchvisions_faster_rcnn
 from components.layers.convolutions import VGG16
 from components.models.ssd import SSD
 from components.objectives.multibox import MultiBox
@@ -97,7 +98,8 @@ def torchvisions_ssd(batch: int) -> tuple[Step, Step]:
 
 
 PAIRED: Mapping[str, tuple[Callable[[int], tuple[Step, Step]], Callable[[int], tuple[Step, Step]]]] = {
-    "SSD300": (our_ssd, torchvisions_ssd)
+    "SSD300": (our_ssd, torchvisions_ssd),
+    "Faster R-CNN": (lambda batch: our_faster_rcnn(pictures(batch)), lambda batch: torchvisions_faster_rcnn(pictures(batch))),
 }
 """Name → ours and the reference, each making a training step and an inference for a batch size."""
 

@@ -18,7 +18,7 @@ from components.layers.convolutions import VGG16
 from components.models.faster_rcnn import FasterRCNN
 from components.objectives.proposed_regions import ProposedRegions
 
-SIDE, CLASSES = 300, 20
+SIDE, CLASSES, HEAD = 300, 20, [4096, 4096]
 CANDIDATES, PROPOSALS = 1000, 300
 ANCHORS, REGIONS = 256, 128
 SIZES, RATIOS = (64, 128, 256), (0.5, 1.0, 2.0)
@@ -73,7 +73,7 @@ def _ours() -> FasterRCNN:
         stages=VGG16,
         sizes=SIZES,
         ratios=RATIOS,
-        head=[4096, 4096],
+        head=HEAD,
         pool_to=7,
         activation=nn.ReLU,
         candidates=CANDIDATES,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import click, detection, loop, places, recording, recurrent, stacked, start, sweeps, threads
+from benchmarks import click, detection, loop, places, recording, recurrent, stacked, start, sweeps, threads, two_stages
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -188,6 +189,30 @@ def test_detectors_take_turns_and_the_first_of_each_is_not_counted():
     ours, theirs = detection.in_turns(lambda: said.append("ours"), lambda: said.append("theirs"), 2)
     assert said == ["ours", "theirs"] * 3
     assert len(ours) == len(theirs) == 2
+
+
+def test_both_of_two_stages_are_the_same_network(monkeypatch):
+    stages = [[8], [8], [8], [8], [8]]
+    monkeypatch.setattr(two_stages, "VGG16", stages)
+    monkeypatch.setattr(two_stages, "HEAD", [32])
+    monkeypatch.setattr(two_stages, "SIDE", 108)  # no multiple of the map's 16, as 300 is none
+    given = (torch.rand(1, 3, 108, 108), [torch.tensor([[20.0, 20, 90, 100]])], [torch.tensor([3])])
+    for make in (two_stages.our_faster_rcnn, two_stages.torchvisions_faster_rcnn):
+        train, infer = make(given)
+        train(), infer()
+    with torch.no_grad():
+        ours = two_stages._ours()
+        theirs = two_stages._theirs(ours).eval()
+        found = ours.eval()(given[0])
+        theirs(list(given[0]))
+        regions = found.proposals.regions
+        logits, offsets = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(_pooled(theirs, ours, given[0], regions)))
+    assert torch.allclose(found.judged.logits, logits, atol=1e-4)
+    assert torch.allclose(found.judged.offsets.flatten(1), offsets[:, 4:], atol=1e-4)
+
+
+def _pooled(theirs, ours, inputs, regions):
+    return theirs.roi_heads.box_roi_pool({"0": ours.features(inputs)}, regions, [(108, 108)])
 
 
 def test_both_detectors_see_the_same():

@@ -49,6 +49,7 @@ class RegionHeads(nn.Module):
 
     Args:
         channels: of the map.
+        stride: pixels of the picture from one of the map's cells to the next.
         classes: K.
         pooling: `max` is RoI pooling, `align` RoI align.
         pool_to: P; every region becomes P × P.
@@ -61,6 +62,7 @@ class RegionHeads(nn.Module):
         self,
         channels: int,
         *,
+        stride: int,
         classes: int,
         pooling: Pooling,
         pool_to: int,
@@ -69,7 +71,7 @@ class RegionHeads(nn.Module):
         activation: ActivationFactory,
     ) -> None:
         super().__init__()
-        self.pooling, self.pool_to, self.classes = pooling, pool_to, classes
+        self.scale, self.pooling, self.pool_to, self.classes = 1 / stride, pooling, pool_to, classes
         layers: list[nn.Module] = []
         before = channels * pool_to**2
         for width in head:
@@ -79,12 +81,11 @@ class RegionHeads(nn.Module):
         self.logits = nn.Linear(before, classes + 1)
         self.offsets = nn.Linear(before, 4 * classes)
 
-    def forward(self, features: Tensor, regions: list[Tensor], picture: tuple[int, int]) -> Judged:
-        """A map (B, C, h, w) of pictures of (height, width) pixels, and B × (r, 4) regions in pixels → classes and offsets."""
-        scale = features.shape[-2] / picture[0]
+    def forward(self, features: Tensor, regions: list[Tensor]) -> Judged:
+        """A map (B, C, h, w), and B × (r, 4) regions in pixels → classes and offsets."""
         if self.pooling == "max":
-            pooled = roi_pool(features, regions, self.pool_to, spatial_scale=scale)
+            pooled = roi_pool(features, regions, self.pool_to, spatial_scale=self.scale)
         else:
-            pooled = roi_align(features, regions, self.pool_to, scale=scale)
+            pooled = roi_align(features, regions, self.pool_to, scale=self.scale)
         hidden = self.layers(pooled.flatten(1))  # (R, C, P, P) → (R, C·P·P) → (R, F)
         return Judged(regions, self.logits(hidden), self.offsets(hidden).view(-1, self.classes, 4))

@@ -60,13 +60,19 @@ class FastRCNN(nn.Module):
             raise ValueError(f"a picture of {size[0]}×{size[1]} is too small for {len(stages)} stages, all but one of which halve it")
         self.features = vgg_features(channels, stages, activation=activation, batch_norm=batch_norm, halve_last=False)
         self.heads = RegionHeads(
-            stages[-1][-1], classes=classes, pooling=pooling, pool_to=pool_to, head=head, dropout=dropout, activation=activation
+            stages[-1][-1],
+            stride=2 ** (len(stages) - 1),
+            classes=classes,
+            pooling=pooling,
+            pool_to=pool_to,
+            head=head,
+            dropout=dropout,
+            activation=activation,
         )
 
     def forward(self, inputs: Tensor, regions: list[Tensor]) -> Judged:
         """(B, channels, H, W), and for each picture (r, 4) regions in pixels → what is in them."""
-        height, width = inputs.shape[-2:]
-        judged: Judged = self.heads(self.features(channels_last(inputs)), regions, (height, width))
+        judged: Judged = self.heads(self.features(channels_last(inputs)), regions)
         return judged
 
     def candidates(self, inputs: Tensor, regions: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -84,7 +84,14 @@ class FasterRCNN(nn.Module):
             width, sizes=sizes, ratios=ratios, candidates=candidates, proposals=proposals, overlap=overlap, activation=activation
         )
         self.heads = RegionHeads(
-            width, classes=classes, pooling=pooling, pool_to=pool_to, head=head, dropout=dropout, activation=activation
+            width,
+            stride=2 ** (len(stages) - 1),
+            classes=classes,
+            pooling=pooling,
+            pool_to=pool_to,
+            head=head,
+            dropout=dropout,
+            activation=activation,
         )
 
     def forward(self, inputs: Tensor, choose: Callable[[list[Tensor]], list[Tensor]] | None = None) -> Found:
@@ -98,7 +105,7 @@ class FasterRCNN(nn.Module):
         features = self.features(channels_last(inputs))  # (B, C, H/2ˢ⁻¹, W/2ˢ⁻¹) of s stages
         proposals: Proposals = self.proposals(features, (height, width))
         regions = proposals.regions if choose is None else choose(proposals.regions)
-        return Found(proposals, self.heads(features, regions, (height, width)))
+        return Found(proposals, self.heads(features, regions))
 
     def candidates(self, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each picture (boxes (r, K, 4) in pixels, probability of each class (r, K)), before suppression within the classes."""

@@ -87,13 +87,13 @@ def test_roi_align_and_its_gradient_are_torchvisions():
 
 
 def test_max_pooling_of_a_region_by_hand():
-    heads = RegionHeads(1, classes=1, pooling="max", pool_to=2, head=[], dropout=0, activation=nn.ReLU)
+    heads = RegionHeads(1, stride=2, classes=1, pooling="max", pool_to=2, head=[], dropout=0, activation=nn.ReLU)
     with torch.no_grad():
         heads.logits.weight.copy_(torch.tensor([[1.0, 10, 100, 1000], [0, 0, 0, 0]]))
         heads.logits.bias.zero_()
     features = torch.arange(16.0).reshape(1, 1, 4, 4)
     # In a picture of 8×8 the region 0…3 is 0…1.5 of the map, rounded 0…2, ends included: three rows, so the two cells share the middle one.
-    judged = heads(features, [torch.tensor([[0.0, 0, 3, 3]])], (8, 8))
+    judged = heads(features, [torch.tensor([[0.0, 0, 3, 3]])])
     assert judged.logits[0].tolist() == [5 + 10 * 6 + 100 * 9 + 1000 * 10, 0]
 
 
