@@ -1,4 +1,4 @@
-"""A finished run's model, asked about things that people give it."""
+"""A trained model, a run's or a registered one, asked about things that people give it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flows.parts import load_model, write_json
 def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     """What the model in `folder` answers to each of `given` (files of pictures; texts, or files of text), or why it cannot: a DataError.
 
-    An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation and language
-    models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the run itself, none of it from the prepared
-    data. Where a model reads pictures, a folder stands for all files in it.
+    An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation, summaries
+    and language models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the model folder, none of it from
+    the prepared data. Where a model reads pictures, a folder stands for all files in it.
     """
     loaded = load_model(folder)
     reader: DataSet = build(loaded.config["data"])
@@ -58,3 +58,17 @@ def write_objects(given: str, answer: dict[str, Any], into: Path) -> Path:
         raise RunError(f"cannot write {target}: {error.strerror or error}") from error
     write_json(into / f"{source.name}.json", {"given": given, "size": [picture.height, picture.width], **answer})
     return target
+
+
+def stream(folder: Path, given: str) -> Iterator[str] | None:
+    """How a language model goes on with a text, piece by piece as it is drawn; None where the model is of another kind.
+
+    Raises:
+        DataError: `given` cannot be read.
+    """
+    loaded = load_model(folder)
+    if not hasattr(loaded.objective, "stream"):
+        return None
+    reader: DataSet = build(loaded.config["data"])
+    pieces: Iterator[str] = loaded.objective.stream(loaded.model, reader.read(given, loaded.data["facts"]))
+    return pieces

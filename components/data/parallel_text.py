@@ -19,13 +19,27 @@ from torch import Generator, Tensor
 from components.data.labelled_text import counted, one_text
 from components.data.ragged import Ragged
 from components.data.splits import stratified
-from components.data.tokens import END, PAD, START, UNKNOWN, TokenSettings, Vocabulary
+from components.data.tokens import END, PAD, SPECIALS, START, UNKNOWN, TokenSettings, Vocabulary
 from components.errors import DataError, RequestError
 from components.protocols import Batch, Split
 
 FILE = "pairs.safetensors"
 
 Pair = tuple[str, str]
+
+
+def teacher_forced(sources: Ragged, source_places: Tensor, targets: Ragged, target_places: Tensor) -> Batch:
+    """`inputs` (B, S), `lengths` (B,), `decoder_inputs` (B, T) and `targets` (B, T) of pairs of rows; see `PairSplit.batch`."""
+    inputs, lengths = sources.padded(source_places, pad=PAD)
+    words, target_lengths = targets.padded(target_places, pad=PAD)
+    size = len(inputs)
+    behind = torch.cat([words, torch.full((size, 1), PAD)], dim=1).scatter(1, target_lengths.unsqueeze(1), END)
+    return {
+        "inputs": inputs,
+        "lengths": lengths,
+        "decoder_inputs": torch.cat([torch.full((size, 1), START), words], dim=1),
+        "targets": behind,
+    }
 
 
 class PairSplit:
@@ -50,18 +64,12 @@ class PairSplit:
 
         Returns:
             `inputs` (B, S) int64 and `lengths` (B,): the source. `decoder_inputs` (B, T): the start mark and the target.
-            `targets` (B, T): the target and the end mark, padding behind. `references`: B texts as they were written. `index` (B,).
+            `targets` (B, T): the target and the end mark, padding behind. `references` and `originals`: B targets and sources as they were
+            written. `index` (B,).
         """
-        inputs, lengths = self.sources.padded(index, pad=PAD)
-        words, target_lengths = self.targets.padded(index, pad=PAD)
-        begin = torch.full((len(index), 1), START)
-        targets = torch.cat([words, torch.full((len(index), 1), PAD)], dim=1).scatter(1, target_lengths.unsqueeze(1), END)
-        return {
-            "inputs": inputs,
-            "lengths": lengths,
-            "decoder_inputs": torch.cat([begin, words], dim=1),
-            "targets": targets,
+        return teacher_forced(self.sources, index, self.targets, index) | {
             "references": [self.target_texts.text(place) for place in index.tolist()],
+            "originals": [self.source_texts.text(place) for place in index.tolist()],
             "index": index,
         }
 
@@ -83,6 +91,9 @@ class ParallelText(TokenSettings):
     split_seed: Annotated[int, Ge(0)] = 0
 
     name: ClassVar[str]
+    specials: ClassVar[Sequence[str]] = SPECIALS
+    cuts: ClassVar[bool] = False
+    """Whether a training pair with a side that is too long is cut, as the others are, or left out: half a translation teaches nothing."""
 
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits of a prepared folder."""
@@ -107,19 +118,19 @@ class ParallelText(TokenSettings):
         return {name: [once[row] for row in of.tolist()] for name, of in rows.items()}
 
     def write(self, into: Path, parts: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
-        """Write the prepared file; returns the part of the data card that follows from it. Too long training pairs are left out."""
+        """Write the prepared file; returns the part of the data card that follows from it; see `cuts` for what is too long."""
         if self.is_pretrained:
             raise RequestError(f"data.tokens: {self.name} trains a vocabulary for each side (character, word, bpe or wordpiece)")
         if self.shared_vocabulary:
-            vocabularies = [self.train([text for pair in parts["train"] for text in pair])] * 2
+            vocabularies = [self.train([text for pair in parts["train"] for text in pair], specials=self.specials)] * 2
         else:
-            vocabularies = [self.train([pair[side] for pair in parts["train"]]) for side in (0, 1)]
+            vocabularies = [self.train([pair[side] for pair in parts["train"]], specials=self.specials) for side in (0, 1)]
         tensors: dict[str, Tensor] = {}
         counts: dict[str, Any] = {}
         for name, given in parts.items():
             sides = [vocabulary.encode_all([pair[side] for pair in given]) for side, vocabulary in enumerate(vocabularies)]
             long = [max(len(source), len(target)) > self.longest for source, target in zip(*sides, strict=True)]
-            kept = [row for row in range(len(given)) if name != "train" or not long[row]]
+            kept = [row for row in range(len(given)) if self.cuts or name != "train" or not long[row]]
             sources, targets = (Ragged.of([side[row][: self.longest] or [UNKNOWN] for row in kept]) for side in sides)
             tensors |= sources.tensors(f"{name}.sources") | targets.tensors(f"{name}.targets")
             for side, part in enumerate(("source_texts", "target_texts")):

@@ -9,12 +9,12 @@ Shapes: B examples, T places, V tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_TOKENS = 48
+SAMPLES, SAMPLE_TOKENS = 3, 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class LanguageModelling:
         top_k: only the k most probable tokens are drawn; 0 means all.
         top_p: only the most probable tokens that together reach this probability are drawn.
         generation_seed: decides what is drawn.
+        stop: texts at which a continuation ends.
     """
 
     vocabulary: str | None = None
@@ -51,6 +53,7 @@ class LanguageModelling:
     top_k: Annotated[int, Ge(0)] = 0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     generation_seed: Annotated[int, Ge(0)] = 0
+    stop: Sequence[Annotated[str, MinLen(1)]] = ()
 
     @property
     def monitor(self) -> tuple[str, Literal["max", "min"]]:
@@ -90,25 +93,53 @@ class LanguageModelling:
 
     def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
         """`text`: how the model goes on; `unknown` counts the tokens that the vocabulary does not have, where there are any."""
+        text = "".join(self.stream(model, batch))
+        unknown = unknown_tokens(batch, self.vocabulary or "")
+        return {"text": text} | ({"unknown": unknown} if unknown else {})
+
+    def stream(self, model: Model, batch: Batch) -> Iterator[str]:
+        """How the model goes on, piece by piece as it is drawn; up to the first of the `stop` texts, which is not said.
+
+        Raises:
+            DataError: the data have no words.
+        """
         if self.vocabulary is None:
             raise DataError("these data have no words: there is nothing to go on from")
-        vocabulary = Vocabulary.load(self.vocabulary)
-        generator = torch.Generator().manual_seed(self.generation_seed)
-        assert isinstance(model, nn.Module)
+        return until(_pieces(Vocabulary.load(self.vocabulary), self._drawn(model, batch)), self.stop)
+
+    def _drawn(self, model: Any, batch: Batch) -> Iterator[int]:
+        """The tokens of a continuation, one after the other."""
         with torch.no_grad():
-            logits, state = model.begin(batch["inputs"])  # type: ignore[operator]
-            drawn = sample(
-                lambda tokens, now: _words_only(*model.step(tokens, now)),  # type: ignore[operator]
-                state,
-                _words_only(logits[0], state)[0],
-                count=self.continuation,
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                generator=generator,
-            )
-        unknown = unknown_tokens(batch, self.vocabulary)
-        return {"text": vocabulary.decode(drawn)} | ({"unknown": unknown} if unknown else {})
+            logits, state = model.begin(batch["inputs"])
+
+        def step(tokens: Tensor, now: State) -> tuple[Tensor, State]:
+            with torch.no_grad():  # here, for a generator would leave it switched off for whoever takes the tokens
+                return _words_only(*model.step(tokens, now))
+
+        return sample(
+            step,
+            state,
+            _words_only(logits[0], state)[0],
+            count=self.continuation,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            generator=torch.Generator().manual_seed(self.generation_seed),
+        )
+
+    def samples(self, model: nn.Module, batch: Batch) -> Figure | None:
+        """How the model goes on now from the first halves of a few examples, above how the text went on; None for data without words."""
+        from components.figures.writing import written_texts
+
+        if self.vocabulary is None or not hasattr(model, "begin"):
+            return None
+        vocabulary = Vocabulary.load(self.vocabulary)
+        rows = []
+        for ids in batch["inputs"][:SAMPLES]:
+            half = (len(ids) + 1) // 2
+            own = "".join(replace(self, continuation=SAMPLE_TOKENS).stream(model, {"inputs": ids[None, :half]}))
+            rows.append((vocabulary.decode(ids[:half].tolist()), own, vocabulary.decode(ids[half:].tolist())))
+        return written_texts(rows)
 
     def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
         """None that outcomes alone would make."""
@@ -141,6 +172,36 @@ class LanguageModelling:
             written = Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist())
             figures["gates"] = gate_traces(written, {name: gate[0].cpu() for name, gate in gates.items()})
         return figures
+
+
+def _pieces(vocabulary: Vocabulary, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens, piece by piece: what each adds to the text of those just before it, which decide where spaces go."""
+    context: list[int] = []
+    fresh: list[int] = []
+    for token in tokens:
+        fresh.append(token)
+        before, now = vocabulary.decode(context), vocabulary.decode(context + fresh)
+        if len(now) > len(before) and not now.endswith("\ufffd"):  # a letter of several tokens is said when it is whole
+            yield now[len(before) :]
+            context, fresh = fresh, []
+    yield vocabulary.decode(context + fresh)[len(vocabulary.decode(context)) :]
+
+
+def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
+    """The pieces up to where one of the `stop` texts begins; what may be the beginning of one is held back until that is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [place for text in stop if (place := held.find(text)) >= 0]
+        if found:
+            held = held[: min(found)]
+            break
+        sure = len(held) - max((size for text in stop for size in range(len(text)) if held.endswith(text[:size])), default=0)
+        if sure:
+            yield held[:sure]
+            held = held[sure:]
+    if held:
+        yield held
 
 
 def _words_only(logits: Tensor, state: State) -> tuple[Tensor, State]:

@@ -128,14 +128,13 @@ class Writing:
             weights = model.looks(given, state, encoded)
         return written[0], None if weights is None else weights[0]
 
-    def samples(self, model: nn.Module, split: Split) -> "Figure":
-        """What the model writes now for the first few examples of a split, beside what a person wrote."""
+    def samples(self, model: nn.Module, batch: Batch) -> "Figure":
+        """What the model writes now for a few texts of a batch, beside what a person wrote."""
         from components.figures.writing import written_texts
 
         sources, targets = Vocabulary.load(self.vocabulary), Vocabulary.load(self.target_vocabulary)
-        rows = []
-        for place in range(min(SAMPLES, len(split))):
-            batch = split.batch(torch.tensor([place]))
-            own = targets.decode(self.write(model, batch)[0].tolist())
-            rows.append((sources.decode(batch["inputs"][0].tolist()), own, batch["references"][0]))
-        return written_texts(rows)
+        count = len(batch["inputs"])
+        places = sorted({round(place) for place in torch.linspace(0, count - 1, SAMPLES).tolist()})
+        some = {"inputs": batch["inputs"][places], "lengths": batch["lengths"][places]}
+        texts = zip(some["inputs"].tolist(), self.write(model, some).tolist(), places, strict=True)
+        return written_texts([(sources.decode(read), targets.decode(own), batch["references"][place]) for read, own, place in texts])

@@ -262,9 +262,23 @@ class _Fit:
             self.progress(
                 Progress(state.step, self.total, state.epoch, self.settings.epochs, {f"validation/{k}": v for k, v in metrics.items()})
             )
+            if self.settings.sample_every and (state.epoch + 1) % self.settings.sample_every == 0:
+                self._show_samples(self.validation)
             self._keep_best(metrics[self.objective.monitor[0]])
         state.epoch, state.batch = state.epoch + 1, 0
         self.stopped_early = bool(self.settings.patience) and state.stale_epochs >= self.settings.patience
+
+    def _show_samples(self, validation: BatchSource) -> None:
+        """What the model writes now of a batch of the validation split, where the objective has such a picture."""
+        samples = getattr(self.objective, "samples", None)
+        if samples is None:
+            return
+        self.model.eval()
+        with torch.no_grad():
+            drawn = samples(self.model, to_device(next(iter(validation.epoch(0))), self.device, self.dtype))
+        self.model.train()
+        if drawn is not None:
+            self.recorder.figure(f"samples/epoch-{self.state.epoch + 1:03}", drawn, step=self.state.step)
 
     def _keep_best(self, value: float) -> None:
         state, direction = self.state, self.objective.monitor[1]

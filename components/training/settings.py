@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt, Le
 class Trainer:
     """Settings of one training.
 
-    None of `device`, `compile`, `log_every`, `diagnose_every`, `checkpoint_seconds` changes what is computed in exact arithmetic;
-    `checkpoint_seconds`, `log_every` and `diagnose_every` do not change a single bit.
+    None of `device`, `compile`, `log_every`, `diagnose_every`, `sample_every`, `checkpoint_seconds` changes what is computed in exact
+    arithmetic; the last four do not change a single bit.
 
     Args:
         epochs: passes over the training split.
@@ -28,6 +28,7 @@ class Trainer:
         max_steps: stop after this many optimizer steps; 0 means all epochs.
         log_every: optimizer steps between two points of the training curves.
         diagnose_every: optimizer steps between two looks at gradients and activations by layer; 0 never looks.
+        sample_every: epochs between two pictures of what a model that writes writes of its own; 0 never looks.
         checkpoint_seconds: seconds of work that a crash may cost at most (0: a checkpoint after every step).
         threads: CPU threads torch computes with; 0 leaves torch's choice.
         deterministic: refuse operations whose result may differ between two runs.
@@ -49,6 +50,7 @@ class Trainer:
     max_steps: Annotated[int, Ge(0)] = 0
     log_every: Annotated[int, Ge(1)] = 50
     diagnose_every: Annotated[int, Ge(0)] = 200
+    sample_every: Annotated[int, Ge(0)] = 0
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
     threads: Annotated[int, Ge(0)] = 0
     deterministic: bool = True

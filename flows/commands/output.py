@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -39,6 +39,13 @@ class Output:
     def say(self, line: str) -> None:
         """One line for people."""
         typer.echo(line, file=self.people)
+
+    def stream(self, pieces: Iterable[str]) -> None:
+        """A text for people as it is made, and a line's end behind it."""
+        for piece in pieces:
+            typer.echo(piece, file=self.people, nl=False)
+            self.people.flush()
+        typer.echo(file=self.people)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A plain table for people; on a terminal it keeps to its width."""

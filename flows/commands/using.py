@@ -80,14 +80,19 @@ def predict(
     into: Annotated[str | None, typer.Option(help="Folder for pictures with what was found in them (LAB_HOME/predictions/RUN).")] = None,
     json: Json = False,
 ) -> None:
-    """Let a finished run's model answer: name a picture, find what is in it, judge, translate or continue a text."""
+    """Let a trained model answer: name a picture, find what is in it; judge, translate, summarise or continue a text."""
     from flows import runs
     from flows.lab.settings import Settings
-    from flows.prediction import predict_each, write_objects
+    from flows.prediction import predict_each, stream, write_objects
 
     output, settings = Output(json), Settings.load()
     name, folder = runs.model_folder(run, settings)
     target = Path(into).expanduser() if into else settings.home / "predictions" / name.replace(" ", "-")
+    if len(given) == 1 and not json and output.people.isatty():
+        pieces = stream(folder, given[0])  # a continuation is shown as it is written
+        if pieces is not None:
+            output.stream(pieces)
+            return
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
     for one, answer in predict_each(folder, given):

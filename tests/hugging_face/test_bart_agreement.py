@@ -1,4 +1,4 @@
-"""BART against `transformers`: outputs, states, loss and gradients to 1e-5; the same tokens, greedy and by beams; saved here, loaded there."""
+"""BART against `transformers`: outputs, states, loss, gradients to 1e-5; the same tokens, greedy and by beams; saved and loaded by both."""
 
 import os
 from pathlib import Path

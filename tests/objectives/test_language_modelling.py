@@ -1,6 +1,7 @@
 """Language modelling: perplexity and bits a character by hand, what is not asked, and how an answer goes on."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from components.data.tokens import TokenSettings
 from components.errors import DataError
 from components.models.gru import GRU
 from components.models.rnn import RNN
-from components.objectives.language_modelling import LanguageModelling, gradient_back_in_time, perplexity
+from components.objectives.language_modelling import LanguageModelling, gradient_back_in_time, perplexity, until
 
 VOCABULARY = TokenSettings(tokens="character").train(["abc"])
 
@@ -105,3 +106,18 @@ def test_the_gradient_back_in_time_of_a_linear_recurrence():
     assert set(drawn) == {"memory", "gates"}
     both = LanguageModelling().compare({"RNN": (net, {}), "GRU": (model(), {}), "none": (nn.Linear(1, 1), {})}, split)["memory"]
     assert [line.get_label() for line in both.axes[0].lines] == ["RNN", "GRU"]
+
+
+def test_a_continuation_comes_in_pieces_and_ends_at_a_stop():
+    assert list(until(["one ", "two", "\n", "\nthree"], ["\n\n"])) == ["one ", "two"]
+    assert "".join(until(["a b", "c st", "ill no ", "stop"], ["stop", "never"])) == "a bc still no "
+    assert list(until(["st", "o"], ["stop"])) == ["sto"]  # what was held back is said when nothing more comes
+    assert list(until(["abc"], [])) == ["abc"]
+    objective = LanguageModelling(vocabulary=VOCABULARY.dump(), continuation=30, temperature=2.0)
+    whole = objective.answer(model(), prompt([4, 5]))["text"]
+    pieces = list(objective.stream(model(), prompt([4, 5])))
+    assert "".join(pieces) == whole
+    assert len(pieces) > 5
+    stopped = replace(objective, stop=[whole[7:9]]).answer(model(), prompt([4, 5]))["text"]
+    assert stopped == whole[: whole.index(whole[7:9])]
+    assert torch.is_grad_enabled()
