@@ -16,7 +16,7 @@ keeps them. Keys and values are computed apart from the queries, so that generat
 column, and an encoder's are computed once.
 
 Where we differ: nothing in the formulas. Query, key and value have a weight each, as in BERT and BART, rather than one for all three, so
-an initializer sees each one's own fans.
+an initializer sees each one's own fans; self-attention multiplies by all three at once.
 
 Shapes: B batch, T places that ask, S places that are read, C channels, H heads, D = C/H channels of a head, F hidden units.
 """
@@ -124,14 +124,32 @@ class MultiHeadAttention(nn.Module):
         """Places that ask (B, T, C), what is read, and a mask (B, S) of its words → (B, T, C)."""
         if self.kernel == "explicit":
             return self.weighted(inputs, read, causal=causal, mask=mask)[0]
-        dropout = self.dropout if self.training else 0.0
-        return self._merge(fused_attend(self._split(self.query(inputs)), *read, causal=causal, mask=mask, dropout=dropout))
+        return self._fused(self._split(self.query(inputs)), read, causal=causal, mask=mask)
+
+    def itself(
+        self, inputs: Tensor, past: KeysValues | None = None, *, causal: bool = False, mask: Tensor | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Self-attention of places (B, T, C) that follow on `past`: (B, T, C), and the keys and values of both."""
+        if self.kernel == "explicit" or inputs.shape[1] == 1:
+            read = self.keys_values(inputs, past)
+            return self(inputs, read, causal=causal, mask=mask), read
+        # One product for all three: fewer passes over the inputs, forward and back.
+        layers = (self.query, self.key, self.value)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        query, key, value = (self._split(part) for part in F.linear(inputs, weight, bias).chunk(3, dim=-1))
+        read = (key, value) if past is None else (torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2))
+        return self._fused(query, read, causal=causal, mask=mask), read
 
     def weighted(self, inputs: Tensor, read: KeysValues, *, causal: bool = False, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`forward` in the explicit way, and the weights (B, H, T, S)."""
         dropout = self.dropout if self.training else 0.0
         context, weights = attend(self._split(self.query(inputs)), *read, causal=causal, mask=mask, dropout=dropout)
         return self._merge(context), weights
+
+    def _fused(self, query: Tensor, read: KeysValues, *, causal: bool, mask: Tensor | None) -> Tensor:
+        """Queries (B, H, T, D) and what is read → (B, T, C), by torch's kernel."""
+        dropout = self.dropout if self.training else 0.0
+        return self._merge(fused_attend(query, *read, causal=causal, mask=mask, dropout=dropout))
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(B, T, C) → (B, H, T, D)."""
@@ -227,8 +245,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """`forward` of the places (B, T, C) that follow on `past`, and the keys and values of both; `mask` (B, S) is of both too."""
         hidden = self._before(self.attention_norm, vectors)
-        read = self.attention.keys_values(hidden, past)
-        vectors = self._after(self.attention_norm, vectors, self.attention(hidden, read, causal=self.causal, mask=mask))
+        found, read = self.attention.itself(hidden, past, causal=self.causal, mask=mask)
+        vectors = self._after(self.attention_norm, vectors, found)
         if self.cross is not None and self.cross_norm is not None:
             assert encoded is not None
             hidden = self._before(self.cross_norm, vectors)
