@@ -86,7 +86,7 @@ def detections_figure(
         axes.set_title(note, fontsize=style.NOTE, color=WRONG if mistakes[place] else style.GREY)
     total = sum(mistake > 0 for mistake in mistakes)
     style.headline(
-        figure, f"Detections above {threshold:g}: a mistake in {total:,} of {len(pictures):,} pictures (last row: the most mistakes)"
+        figure, f"Detections above {threshold:g}: mistakes in {total:,} of {len(pictures):,} pictures (last row: most)"
     )
     keys = [
         Line2D([], [], color=TRUE, linestyle="--", label="really there"),
@@ -133,7 +133,7 @@ def precision_recall_figure(pictures: Sequence[Found], class_names: Sequence[str
     style.dress(axes, x="recall (share of the objects that are found)", y="precision (share of the detections that are right)", grid="both")
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
     mean = float(np.mean(averages)) if averages else math.nan
-    style.headline(figure, f"Precision and recall at IoU 0.5; mean of the {len(chosen)} average precisions (VOC07) {mean:.3f}")
+    style.headline(figure, f"Precision and recall at IoU 0.5; mean of {len(chosen)} AP (VOC07): {mean:.3f}")
     figure.legend(loc="outside right center", frameon=False, fontsize=style.TICK, title="class, AP")
     return style.finish(figure)
 
@@ -214,7 +214,7 @@ def matched_figure(
     sides = (objects[:, 2:] - objects[:, :2]).prod(dim=1)
     ranked = sides.argsort().tolist()
     chosen = [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, min(4, len(ranked)))]
-    figure = style.new_figure(3.4)
+    figure = style.new_figure(2.7)
     for axes, place in zip(np.atleast_1d(figure.subplots(1, max(len(chosen), 1))), chosen, strict=False):
         show(axes, picture)
         mine = default_boxes[matched == place]
@@ -222,7 +222,7 @@ def matched_figure(
         draw_boxes(axes, objects[place : place + 1], colour=TRUE, dashed=True, width=2)
         width, height = (objects[place, 2:] - objects[place, :2]).tolist()
         axes.set_title(f"{names[int(labels[place])]}, {width:.0f}×{height:.0f}: {len(mine)}", fontsize=style.LABEL, color=style.INK)
-    style.headline(figure, f"Default boxes (of {len(default_boxes):,}) that answer for an object, from the smallest to the largest")
+    style.headline(figure, f"Default boxes (of {len(default_boxes):,}) that answer for an object, small to large")
     return style.finish(figure)
 
 
