@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 
-NAMES = ("loop", "start", "recording", "click", "threads", "sweeps", "ways", "stacked", "recurrent", "detection")
+NAMES = ("loop", "start", "recording", "click", "threads", "sweeps", "ways", "stacked", "recurrent", "transformers", "detection")
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ A rule turns a weight's fans into a `Law`, the distribution its numbers are draw
 - **biases**: 0; an LSTM's forget gate `forget_bias`, 1 by default (Gers et al. 2000; Jozefowicz et al. 2015).
 - **norms**: scale 1, shift 0. PReLU's slope: 0.25 (He et al. 2015).
 - **embeddings**: N(0, `embedding_std`²), 0.02 by default as in BERT and GPT, and 0 in the padding row.
+- **ends of steps** in a residual network of N blocks, with `by_depth`: the rule's numbers over √ their number, which is GPT-2's √(2N) in a
+  stack of blocks with two steps each.
 - **bare parameters** of any other module, by name: `*bias*` 0; `scale*` 1; `weight*` with one dimension 1; `*weight*` with more like
   a linear layer's (out, in, …); every other one with two dimensions or more is a table of vectors, drawn like an embedding.
   Anything else is refused, so nothing keeps numbers that nobody chose.
@@ -35,7 +37,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from components.activations import gain
-from components.parameters import NORMS, owned_parameters
+from components.parameters import NORMS, StepEnd, owned_parameters
 
 Positive = Annotated[float, Gt(0)]
 
@@ -104,6 +106,22 @@ class OrthogonalMatrix:
 
 
 @dataclass(frozen=True)
+class Divided:
+    """Another law's numbers, divided by √`steps`."""
+
+    law: Law
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.law} / √{self.steps}"
+
+    def fill(self, block: Tensor, generator: torch.Generator) -> None:
+        """Draw by the law, then divide."""
+        self.law.fill(block, generator)
+        block.div_(math.sqrt(self.steps))
+
+
+@dataclass(frozen=True)
 class Fans:
     """How many inputs one output reads, and how many outputs one input feeds."""
 
@@ -118,10 +136,12 @@ class _Rule(ABC):
     Args:
         embedding_std: standard deviation of embeddings and other tables of vectors.
         forget_bias: what an LSTM's forget gate starts with; its two biases add up to it.
+        by_depth: whether weights that end a step of a residual network (`parameters.StepEnd`) are divided by the root of their number.
     """
 
     embedding_std: Positive = 0.02
     forget_bias: float = 1.0
+    by_depth: bool = False
 
     @abstractmethod
     def law(self, fans: Fans, activation: nn.Module) -> Law:
@@ -143,6 +163,9 @@ class _Rule(ABC):
         """
         # Everything is planned before anything is drawn: a refusal leaves the model as it was.
         plans = [(name, parameter, self._plan(name, owner, parameter, activation)) for name, owner, parameter in owned_parameters(model)]
+        if self.by_depth:
+            ends = {module.weight for module in model.modules() if isinstance(module, StepEnd)}
+            plans = [(n, p, [Divided(law, len(ends)) for law in laws] if p in ends else laws) for n, p, laws in plans]
         for _, parameter, laws in plans:
             if not parameter.is_meta:
                 _draw(parameter, laws, generator)

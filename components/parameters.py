@@ -1,4 +1,4 @@
-"""Whose a parameter is: what both the initializers and weight decay have to ask before they touch one."""
+"""Whose a parameter is: what both the initializers and weight decay have to ask before they touch one, and what else they have to know."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Normalizations with a learned scale and shift; `_NormBase` is every batch and instance norm."""
+
+
+class StepEnd(nn.Linear):
+    """A linear layer whose result is added to what came in: the end of a residual network's step.
+
+    The more such steps, the larger the sum; an initializer may begin with smaller ones (GPT-2, Radford et al. 2019).
+    """
 
 
 def owned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

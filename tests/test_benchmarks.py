@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import click, detection, loop, places, recording, recurrent, stacked, start, sweeps, threads, two_stages
+from benchmarks import click, detection, loop, places, recording, recurrent, stacked, start, sweeps, threads, transformers, two_stages
 from benchmarks.report import Row, difference, ratio, seconds, table
 from flows.lab.settings import Settings
 from flows.records.journal import Journal
@@ -220,3 +220,24 @@ def test_both_detectors_see_the_same():
     assert inputs.shape == (2, 3, 300, 300)
     assert all(bool((each[:, 2:] > each[:, :2]).all()) and each.max() <= 300 for each in boxes)
     assert all(int(each.min()) >= 0 and int(each.max()) < detection.CLASSES for each in labels)
+
+
+def test_the_transformers_take_turns_and_both_sides_have_one_size():
+    tiny = transformers.Shape(vocabulary=11, channels=8, heads=2, layers=1, batch=2, length=6, prompt=3, written=4)
+    rows = transformers.measure(shapes=(tiny, tiny), repetitions=2, compiled=False, memory=False)
+    assert len(rows) == 2 + 3 + 3
+    check(rows)
+    for kind in ("gpt", "bert", "bart"):
+        sizes = [sum(parameter.numel() for parameter in side(kind, tiny).parameters()) for side in (transformers.ours, transformers.theirs)]
+        assert sizes[0] == sizes[1], kind
+    with_biases = sum(p.numel() for name, p in transformers.ours("gpt", tiny).named_parameters() if not name.endswith("bias"))
+    longer = (tiny.prompt + tiny.length - tiny.length) * tiny.channels  # ours has places for what it writes, too
+    assert sum(p.numel() for p in transformers.NanoGPT(tiny).parameters()) == with_biases - longer
+
+
+@pytest.mark.parametrize(("kind", "beams"), [("gpt", 1), ("bart", 1), ("bart", 3)])
+def test_both_sides_write_as_many_tokens(kind: str, beams: int):
+    tiny = transformers.Shape(vocabulary=11, channels=8, heads=2, layers=1, batch=2, length=6, prompt=3, written=4)
+    mine, other = transformers.writers(kind, tiny, beams)
+    assert mine().shape == (2, 4)
+    assert other().shape == (2, 3 + 4 if kind == "gpt" else 1 + 4)

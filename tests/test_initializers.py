@@ -272,3 +272,21 @@ def test_he_keeps_a_deep_relu_signal_alive_and_xavier_lets_it_fade():
 
     assert 0.1 < output_scale(HeNormal()) < 10
     assert output_scale(XavierNormal()) / output_scale(HeNormal()) == pytest.approx(2**-15, rel=0.01)
+
+
+def test_the_ends_of_residual_steps_are_smaller_by_the_root_of_their_number():
+    """GPT-2's: three blocks have six such weights, so 0.02/√6; all others keep 0.02."""
+    from components.models.gpt import GPT
+
+    model = GPT(vocabulary_size=50, context=8, channels=64, heads=2, layers=3, activation=nn.GELU)
+    told = dict(RandomNormal(std=0.02, by_depth=True).initialize(model, activation=nn.GELU(), generator=torch.Generator().manual_seed(0)))
+    ends = [name for name in told if name.endswith(("attention.output.weight", "narrow.weight"))]
+    assert len(ends) == 6
+    assert {told[name] for name in ends} == {"N(0, 0.02²) / √6"}
+    assert {told[name] for name in told if name.endswith(("query.weight", "widen.weight"))} == {"N(0, 0.02²)"}
+    for name in ends:
+        assert model.get_parameter(name).std().item() == pytest.approx(0.02 / math.sqrt(6), rel=0.05)
+    assert model.blocks[0].attention.query.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    plain = GPT(vocabulary_size=50, context=8, channels=64, heads=2, layers=3, activation=nn.GELU)
+    RandomNormal(std=0.02).initialize(plain, activation=nn.GELU(), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(plain.get_parameter(ends[0]) / math.sqrt(6), model.get_parameter(ends[0]))

@@ -23,7 +23,7 @@ from flows.search.request import read as read_request
 ROOT = CONF.parent
 MODELS = sorted(path.stem for path in (ROOT / "components" / "models").glob("*.py") if path.stem != "__init__")
 CHOICES = [(group, name) for group in GROUPS for name in names(group)]
-UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias"}
+UNSAID = {"inplace", "approximate", "embedding_std", "forget_bias", "by_depth"}
 """Parameters that no YAML repeats: torch's switches for memory and speed, and what all initializers share. They can be set all the same."""
 
 SHAPE_OF = {

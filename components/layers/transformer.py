@@ -29,6 +29,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.parameters import StepEnd
 from components.protocols import ActivationFactory
 
 Size = Annotated[int, Ge(1)]
@@ -113,7 +114,7 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(reads or channels, channels)
         self.value = nn.Linear(reads or channels, channels)
-        self.output = nn.Linear(channels, channels)
+        self.output = StepEnd(channels, channels)
 
     def keys_values(self, states: Tensor, past: KeysValues | None = None) -> KeysValues:
         """What is read, (B, S, C), as keys and values, behind those that are there already."""
@@ -174,7 +175,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.widen = nn.Linear(channels, hidden)
         self.activation = activation()
-        self.narrow = nn.Linear(hidden, channels)
+        self.narrow = StepEnd(hidden, channels)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""

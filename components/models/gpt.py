@@ -17,8 +17,9 @@ shapes unless it is said otherwise:
 
 GPT-2 keeps the weights called c_… as (in, out), torch's linear layers as (out, in): transposed.
 
-Where we differ: weights are drawn by the chosen initializer's rule, whatever a layer's depth; GPT-2 divides those that end a step by
-√(2N). Its GELU is the tanh approximation: activation=gelu activation.approximate=tanh.
+Where we differ: weights are drawn by the chosen initializer's rule; GPT-2 draws N(0, 0.02²) and divides those that end a step by √(2N):
+initializer=random_normal initializer.std=0.02 initializer.by_depth=true. Its GELU is the tanh approximation: activation=gelu
+activation.approximate=tanh.
 
 A text longer than the context is told from its end. In generation the keys and values of what was read are kept; once they fill the
 context, its later half is read anew and the rest forgotten.
