@@ -31,8 +31,9 @@ def attention_maps(words: Sequence[str], weights: Tensor) -> Figure:
     future = torch.ones(places, places, dtype=torch.bool).triu(1)
     causal = places > 1 and not bool(weights[..., future].any())
     best, share = sharpest(weights)
-    figure = style.new_figure(1.1 + 0.62 * layers + 4.2)
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.62 * layers + 0.3, 4.2]).flat
+    high = 1.4 + 0.2 * max(min(places, 30), 8)
+    figure = style.new_figure(1.1 + 0.62 * layers + high)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.62 * layers + 0.3, high]).flat
     grid = upper.subplots(layers, heads, squeeze=False)
     for layer, row in enumerate(grid):
         for head, axes in enumerate(row):

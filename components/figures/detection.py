@@ -85,9 +85,7 @@ def detections_figure(
         note = f"{int((right == 0).sum())} wrong, {missed} missed" if mistakes[place] else "all right"
         axes.set_title(note, fontsize=style.NOTE, color=WRONG if mistakes[place] else style.GREY)
     total = sum(mistake > 0 for mistake in mistakes)
-    style.headline(
-        figure, f"Detections above {threshold:g}: mistakes in {total:,} of {len(pictures):,} pictures (last row: most)"
-    )
+    style.headline(figure, f"Detections above {threshold:g}: mistakes in {total:,} of {len(pictures):,} pictures (last row: most)")
     keys = [
         Line2D([], [], color=TRUE, linestyle="--", label="really there"),
         Line2D([], [], color=RIGHT, label="found, right"),

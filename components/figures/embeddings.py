@@ -12,14 +12,14 @@ from components.metrics.similarity import cosines, nearest, principal_components
 
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE)
 MARKS = ("o", "s", "^", "D", "v")
-LETTERS = 54
+LETTERS = 88
 """Of a text the beginning is shown."""
-NAMED = 4
-"""Texts that are named with their nearest neighbour."""
+NAMED = 5
+"""Texts that are named with their nearest neighbour, at most."""
 
 
 def embedding_map(
-    vectors: Tensor, texts: Sequence[str], *, groups: Sequence[int] | None = None, names: Sequence[str] = (), named: int = NAMED
+    vectors: Tensor, texts: Sequence[str], *, groups: Sequence[int] | None = None, names: Sequence[str] = (), named: Sequence[int] = ()
 ) -> Figure:
     """Texts in the plane of their vectors' first two principal components, some of them named with their nearest neighbour.
 
@@ -30,12 +30,13 @@ def embedding_map(
         texts: N texts.
         groups: each text's group, 0, 1 …; None: all the same.
         names: of the groups.
-        named: how many texts are named; they are the first ones.
+        named: places of the texts to name; none: some, evenly spaced.
     """
     points, share = principal_components(vectors)
     places, similarity = nearest(cosines(vectors, vectors), 1, others_only=True)
-    figure = style.new_figure(4.6 + 0.44 * min(named, len(texts)))
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.6, 0.2 + 0.44 * min(named, len(texts))]).flat
+    chosen = list(named or range(0, len(texts), -(-len(texts) // NAMED)))[:NAMED]
+    figure = style.new_figure(4.8 + 0.34 * len(chosen))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.6, 0.2 + 0.34 * len(chosen)]).flat
     axes = upper.add_subplot()
     kinds = list(groups) if groups is not None else [0] * len(texts)
     for group in sorted(set(kinds)):
@@ -44,7 +45,7 @@ def embedding_map(
         label = names[group] if group < len(names) else None
         axes.scatter(*points[own].T.tolist(), s=22, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label)
     rows = []
-    for number, place in enumerate(range(min(named, len(texts))), 1):
+    for number, place in enumerate(chosen, 1):
         other, cosine = int(places[place, 0]), float(similarity[place, 0])
         axes.plot(*points[[place, other]].T.tolist(), color=style.INK, linewidth=1)
         axes.annotate(str(number), points[place].tolist(), fontsize=style.LABEL, weight="bold", xytext=(4, 4), textcoords="offset points")

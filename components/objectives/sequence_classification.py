@@ -103,10 +103,10 @@ class SequenceClassification(Classification):
         return figures
 
     def _embeddings(self, model: nn.Module, split: Split) -> Figure:
-        """What the head reads of the split's first texts, in the plane."""
+        """What the head reads of some of the split's texts, in the plane."""
         from components.figures.embeddings import embedding_map
 
-        batch = split.batch(torch.arange(min(MAPPED_TEXTS, len(split))))
+        batch = split.batch(torch.arange(0, len(split), -(-len(split) // MAPPED_TEXTS)))
         with torch.no_grad():
             vectors = model.features(batch["inputs"], batch["lengths"])  # type: ignore[operator]
         texts = [split.text(place) for place in batch["index"].tolist()]  # type: ignore[attr-defined]

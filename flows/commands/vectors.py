@@ -74,7 +74,7 @@ def embed(
         from components.figures.embeddings import embedding_map
 
         shown = [*texts, *others][:MAPPED]
-        drawn = embedding_map(torch.cat([vectors, against])[: len(shown)] if others else vectors, shown)
+        drawn = embedding_map(torch.cat([vectors, against])[: len(shown)] if others else vectors, shown, named=range(len(texts)))
         drawn.savefig(picture, format="png")
         output.say(f"picture      {picture}")
     output.finish(model=found.name, embeddings=answers)

@@ -65,7 +65,7 @@ def test_how_like_each_other_places_are():
 def test_an_embedding_map_names_neighbours_and_counts_those_of_one_class():
     vectors = torch.tensor([[1.0, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.3], [0.9, 0, 0.05]])
     texts = ["a $good$ film", "a fine film", "rain", "snow", "a dull film"]
-    figure = embedding_map(vectors, texts, groups=[0, 0, 1, 1, 1], names=["film", "weather"], named=2)
+    figure = embedding_map(vectors, texts, groups=[0, 0, 1, 1, 1], names=["film", "weather"], named=[0, 1])
     assert title(figure) == "Of 5 texts 60 % have a nearest neighbour of their own class"
     clouds = [cloud for cloud in figure.axes[0].collections if isinstance(cloud, PathCollection)]
     assert [len(cloud.get_offsets()) for cloud in clouds] == [2, 3]
