@@ -31,6 +31,7 @@ from flows.config.compose import compose
 from flows.lab import limits
 from flows.lab.settings import Settings
 from flows.parts import prepare_data
+from flows.pretraining import needed, train_first
 from flows.records import journal
 from flows.records.carrier import Carrier
 from flows.records.courier import Courier, Receipt, words
@@ -188,8 +189,12 @@ class SweepSession:
     # ------------------------------------------------------------------ working
 
     def prepare(self) -> None:
-        """Prepare the experiment's data once, before the workers ask for it."""
+        """Prepare the experiment's data once, before the workers ask for it, and train what its trials begin with."""
+        assert self.sweep is not None
         with self._stage("prepare"):
+            for name in needed(self.sweep.overrides, self.settings):
+                self.watch({"kind": "note", "text": f"training {name} first: its weights are what the trials begin with"})
+                train_first(name, self.settings)
             prepared = prepare_data(self.config, self.settings, tell=self.watch)
             assert self.journal is not None
             self.journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)

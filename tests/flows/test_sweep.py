@@ -57,6 +57,18 @@ def agree(settings: Settings, name: str, asked: int) -> list[Any]:
     return children
 
 
+def test_what_the_trials_begin_with_is_trained_first(tracked_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(
+        "flows.search.session.needed", lambda overrides, _: ["before"] if "pretrained=experiment:before" in overrides else []
+    )
+    monkeypatch.setattr("flows.search.session.train_first", lambda name, _: trained.append(name))
+    with SweepSession({"overrides": [*SMALL, "pretrained=experiment:before"]}, tracked_settings) as session:
+        session.accept()
+        session.prepare()
+    assert trained == ["before"]
+
+
 def test_a_sweep_from_request_to_report(tracked_settings: Settings) -> None:
     lines: list[dict[str, Any]] = []
     with SweepSession({"overrides": [*SMALL, "search.workers=2"]}, tracked_settings, watch=lines.append) as session:
