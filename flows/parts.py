@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from components.data.prepared import Prepared, fingerprint, prepare
 from components.data.sources import Sources
-from components.errors import RequestError, RunError
+from components.errors import ConfigError, RequestError, RunError
 from components.protocols import DataSet, Objective, Outcomes
 from components.training.checkpoint import read_tensors, write_tensors
 from flows.config.build import build, validate
@@ -67,12 +67,32 @@ def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:
-    """The model, initialised from the experiment's seed alone, and its objective."""
+    """The model, initialised from the experiment's seed alone, and its objective; ConfigError where they or the data do not go together."""
     activation = build(config["activation"])
     model: nn.Module = build(config["model"], "model", activation=activation, **facts)
     generator = torch.Generator().manual_seed(config["seed"])
     build(config["initializer"]).initialize(model, activation=activation(), generator=generator)
-    return model, build(config["objective"], "objective", **facts)
+    objective: Objective = build(config["objective"], "objective", **facts)
+    _refuse_misfit(model, objective, facts)
+    return model, objective
+
+
+def _refuse_misfit(model: nn.Module, objective: Objective, facts: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a detector meets what is for no detector; `needs` is what a detection objective asks of its model."""
+    needs, boxes = getattr(objective, "needs", ()), facts.get("predicts") == "boxes"
+    missing = [name for name in needs if not hasattr(model, name)]
+    name, learner = type(model).__name__, type(objective).__name__
+    if missing:
+        raise ConfigError(
+            f"model: {name} cannot learn by {learner}, which needs a detector with {', '.join(missing)}; choose another of the two"
+        )
+    if needs and not boxes:
+        raise ConfigError(f"data: {learner} learns from boxes, which these data do not have (scenes, bccd, trees, voc and coco do)")
+    if not needs and (boxes or hasattr(model, "candidates")):
+        raise ConfigError(
+            f"objective: {learner} is not for detection ({'the data have boxes' if boxes else f'{name} finds boxes'}): "
+            "multibox goes with ssd, grid with yolo"
+        )
 
 
 @dataclass(frozen=True)

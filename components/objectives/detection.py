@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -72,6 +72,9 @@ class Detection(ABC):
     answer_threshold: Annotated[float, Ge(0), Lt(1)] = 0.5
     small: Annotated[float, Gt(0)] = 32.0
     large: Annotated[float, Gt(0)] = 96.0
+
+    needs: ClassVar[tuple[str, ...]] = ("candidates", "parts")
+    """What a model must have, so that a wrong pair is refused before it starts."""
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.classes:

@@ -11,7 +11,7 @@ Shapes: B pictures, R × S cells, N boxes a cell, K classes, n objects of the ba
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -34,6 +34,8 @@ class Grid(Detection):
 
     place_weight: Annotated[float, Ge(0)] = 5.0
     empty_weight: Annotated[float, Ge(0)] = 0.5
+
+    needs: ClassVar[tuple[str, ...]] = (*Detection.needs, "cells", "corners")
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """`loss`, the sum of its parts `place_loss`, `confidence_loss` and `class_loss`, a picture."""

@@ -10,7 +10,7 @@ Shapes: B pictures, A default boxes, K classes (logit 0 is background), P matche
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -39,6 +39,8 @@ class MultiBox(Detection):
     match_threshold: Annotated[float, Gt(0), Le(1)] = 0.5
     negatives: Annotated[float, Gt(0)] = 3.0
     place_weight: Annotated[float, Ge(0)] = 1.0
+
+    needs: ClassVar[tuple[str, ...]] = (*Detection.needs, "default_boxes", "coder")
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """`loss` = `class_loss` + `place_weight` · `place_loss`, each a sum over boxes divided by P (by 1 where there is none)."""

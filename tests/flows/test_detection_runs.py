@@ -10,7 +10,7 @@ from PIL import Image
 
 from components.data.prepared import prepare
 from components.data.scenes import Scenes
-from components.errors import DataError, RequestError
+from components.errors import ConfigError, DataError, RequestError
 from flows.comparison import compare
 from flows.config.build import validate
 from flows.config.compose import compose
@@ -131,3 +131,22 @@ def test_detectors_of_two_kinds_are_compared(tmp_path):
     (above, below) = figures["times"].axes
     assert above.get_ylabel() == "mAP at IoU 0.5"
     assert {text.get_text() for text in below.get_yticklabels()} == {"ssd_scenes", "yolo_scenes"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "facts", "message"),
+    [
+        (
+            ["model=vgg", "objective=multibox"],
+            FACTS,
+            "model: VGG cannot learn by MultiBox, which needs a detector with candidates, parts, def",
+        ),
+        (["model=yolo", "objective=multibox"], FACTS, "which needs a detector with default_boxes, coder"),
+        (["model=ssd", "objective=multibox"], FACTS | {"predicts": "sequence"}, "data: MultiBox learns from boxes"),
+        (["model=vgg", "objective=classification"], FACTS, r"Classification is not for detection \(the data have boxes\)"),
+        (["model=ssd", "objective=classification"], FACTS | {"predicts": "sequence"}, r"not for detection \(SSD finds boxes\)"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(chosen, facts, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(validate(compose(["data=scenes", *chosen])), facts)
