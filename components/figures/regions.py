@@ -12,7 +12,7 @@ from components.figures import style
 from components.figures.detection import TRUE, draw_boxes, show
 from components.layers.boxes import iou
 
-COLOURS = (style.BLUE, style.VERMILION, style.ORANGE, style.PURPLE)
+COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.INK)
 SHOWN = (10, 50, 300)
 """How many of the most probable proposals each panel shows."""
 NEAR = 0.5
