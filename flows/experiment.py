@@ -29,7 +29,7 @@ from torch import nn
 from components.data.batches import Batches
 from components.data.prepared import Prepared
 from components.errors import Interrupted, Pruned, RequestError, RunError
-from components.protocols import Objective, Optimizer, Recorder, Schedule
+from components.protocols import Objective, Optimizer, Outcomes, Recorder, Schedule
 from components.training import loop, randomness
 from components.training.checkpoint import KEEP, Checkpoints, weights_sha256
 from components.training.device import choose, configure
@@ -297,27 +297,42 @@ def evaluate_fitted(
         began: `time.perf_counter()` when the run began.
     """
     parts.model.load_state_dict(fitted.weights)
-    metrics: dict[str, float] = {}
+    outcomes: dict[str, Outcomes] = {}
     for name in splits:
         if name in prepared.splits:
             batches = Batches(prepared.splits[name], batch_size=EVALUATION_BATCH, seed=0, shuffle=False)
-            outcomes = evaluate(parts.model, parts.objective, batches, device=parts.device, precision=parts.trainer.precision)
-            save_outcomes(folder / "outcomes" / name, outcomes)
-            metrics |= {f"{name}/{key}": value for key, value in parts.objective.metrics(outcomes).items()}
+            outcomes[name] = evaluate(parts.model, parts.objective, batches, device=parts.device, precision=parts.trainer.precision)
+    metrics = keep_outcomes(parts.objective, outcomes, folder)
+    return say_result(parts, fitted, prepared, journal, metrics, seconds=time.perf_counter() - began)
+
+
+def keep_outcomes(objective: Objective, outcomes: Mapping[str, Outcomes], folder: Path) -> dict[str, float]:
+    """Keep what happened to every example of each split; returns the metrics."""
+    metrics: dict[str, float] = {}
+    for name, each in outcomes.items():
+        save_outcomes(folder / "outcomes" / name, each)
+        metrics |= {f"{name}/{key}": value for key, value in objective.metrics(each).items()}
+    return metrics
+
+
+def say_result(
+    parts: Parts, fitted: Fitted, prepared: Prepared, journal: Journal, metrics: Mapping[str, float], *, seconds: float
+) -> dict[str, Any]:
+    """Say what the run came to; returns it."""
     state = fitted.state
     # The point stands where the weights are from, which is not where the training ended.
     step, epoch = (state.best_step, state.best_epoch + 1) if state.best_step else (state.step, state.epoch)
     journal.metrics({key: value for key, value in metrics.items() if key.startswith("test/")}, step=step, epoch=epoch)
     result = {
-        "run": folder.name,
-        "metrics": metrics,
+        "run": journal.folder.name,
+        "metrics": dict(metrics),
         "monitor": [*parts.objective.monitor, state.best_value],
         "weights_sha256": weights_sha256(fitted.weights),
         "best_step": state.best_step,
         "steps": state.step,
         "samples": round(state.step / _steps_per_epoch(prepared, parts.trainer) * len(prepared.splits["train"])),
         "stopped_early": fitted.stopped_early,
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": round(seconds, 3),
     }
     journal.event("result", **result)
     return result

@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from components.errors import CheckpointError
+from components.training.disk import on_disk
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and one before it should the newest be damaged."""
@@ -58,7 +59,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            on_disk(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -96,7 +97,7 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        on_disk(handle)
     finally:
         os.close(handle)
 

@@ -13,6 +13,7 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -145,7 +146,7 @@ def plain(value: Any, key: str, depth: int = 0) -> None:
 def check(value: Any, annotation: Any, key: str) -> Any:
     """`value` as the type `annotation`, strictly. Raises ConfigError with what is allowed."""
     try:
-        return TypeAdapter(annotation, config=_STRICT).validate_json(json.dumps(value))
+        return _adapter(annotation).validate_json(json.dumps(value))
     except ValidationError as error:
         problems = error.errors(include_url=False)
     except (PydanticUserError, ValueError) as error:
@@ -157,6 +158,12 @@ def check(value: Any, annotation: Any, key: str) -> Any:
         raise ConfigError(f"{quote(key)}: {shown(value)} is not one of {', '.join(texts + others)}{closest(value[:60], texts)}")
     verdict = "out of range" if all(problem["type"] in _OUT_OF_RANGE for problem in problems) else "not allowed"
     raise ConfigError(f"{quote(key)}: {shown(value)} is {verdict} (allowed: {allowed(annotation)})")
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Made once for each type: making one takes longer than a hundred checks."""
+    return TypeAdapter(annotation, config=_STRICT)
 
 
 def _plain_scalar(value: Any, key: str) -> None:

@@ -26,11 +26,12 @@ import json
 import os
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from components.errors import RunError
+from components.training.disk import on_disk
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ class Journal:
     def flush(self) -> None:
         """Make everything said so far survive a power cut."""
         try:
-            os.fsync(self._descriptor())
+            on_disk(self._descriptor())
         except OSError as error:
             raise self._refused(error) from error
 
@@ -211,8 +212,13 @@ def read(folder: Path, *, file: str = FILE) -> list[dict[str, Any]]:
 
 def history(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The run's series: name → (step, value) by ascending step; `epoch` is one of them."""
+    return series_of(read(folder))
+
+
+def series_of(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The series in some lines, as `history` gives them."""
     series: dict[str, dict[int, float]] = {}
-    for line in read(folder):
+    for line in lines:
         if line["kind"] == "metrics":
             epoch = {} if line["epoch"] is None else {"epoch": line["epoch"]}
             for name, value in {**epoch, **line["values"]}.items():

@@ -24,7 +24,7 @@ class Crew:
     Args:
         sweep: its name.
         workers: how many.
-        stacked: whether each trains many trials together (flows/search/stacks.py).
+        stacked: whether each trains many trials together where that pays (flows/search/stacks.py).
         watch: called with every line that a worker says, in the thread that listens; lines have `worker`, its place from 0.
     """
 
@@ -44,7 +44,7 @@ class Crew:
 
         gpus = count_gpus()
         environment = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus and "CUDA_VISIBLE_DEVICES" not in os.environ else {}
-        request = {"sweep": self.sweep, "cores": self._shares[place], "stacked": self.stacked}
+        request = {"sweep": self.sweep, "cores": self._shares[place], "stacked": self.stacked, "workers": len(self._shares)}
         self.children[place] = Child("flows.search.worker", request, self.settings, lines=self.lines, hear=hear, environment=environment)
 
     @property
@@ -107,6 +107,11 @@ class Crew:
         for child in self.children.values():
             child.end(grace=grace)
         self.children.clear()
+
+
+def room() -> int:
+    """How many workers keep this machine busy: one for each GPU, else for each core."""
+    return count_gpus() or threads(1)
 
 
 def shares(workers: int) -> list[list[int]]:

@@ -51,9 +51,10 @@ class Plan:
         exclude: combinations that are left out: each a mapping of key → value or list of values.
         constraints: metric (`parameters`, `seconds`, `validation/…`) → {at_most: number} or {at_least: number}; trials that break one
             never become the chosen configuration.
-        workers: processes, each with its share of the cores or its GPU.
+        workers: processes, each with its share of the cores or its GPU; 0 is one, and for `vectorised` and `auto` one for each core or
+            GPU.
         backend: `processes` on this machine; `pool`: workers are flow runs of the work pool, wherever it has machines; `vectorised`: many
-            trials are trained together as one program, in one process; `auto`: whichever of processes and vectorised is quicker here.
+            trials are trained together as one program, in every worker; `auto`: whichever of processes and vectorised is quicker here.
         seed: start of the sampler's own random numbers; those of the trainings are the experiment's `seed` and those after it.
     """
 
@@ -70,7 +71,7 @@ class Plan:
     balance: str | None = None
     exclude: list[dict[str, Any]] = field(default_factory=list)
     constraints: dict[str, dict[Literal["at_most", "at_least"], float]] = field(default_factory=dict)
-    workers: Annotated[int, Ge(1), Le(1000)] = 1
+    workers: Annotated[int, Ge(0), Le(1000)] = 0
     backend: Literal["processes", "pool", "vectorised", "auto"] = "processes"
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
 

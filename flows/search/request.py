@@ -61,7 +61,7 @@ def read(overrides: Sequence[str]) -> Request:
         raise ConfigError("trainer.processes: a trial trains in one process; more workers run more trials at once (search.workers=…)")
     space = spaces.read(plan, source, own)
     if config["trainer"].get("threads", 0) == 0 and "trainer.threads" not in space.keys:
-        threads = 1 if plan.backend in ("vectorised", "auto") else crew.threads(plan.workers)
+        threads = 1 if plan.backend in ("vectorised", "auto") else crew.threads(plan.workers or 1)
         own = [*own, f"trainer.threads={threads}"]  # said openly: sums, and so results, depend on it
         config = validate(compose(own))
     common = tuple(text for text in own if parse(text)[0] != "seed")

@@ -16,7 +16,6 @@ sweeps/NAME/journal.jsonl, delivery.json     the sweep's own run in MLflow, said
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from flows.records.journal import Journal
 from flows.records.reproducible import environment
 from flows.records.tracking import tracking_uri
 from flows.search import request as requests
-from flows.search.crew import Crew, Watch
+from flows.search.crew import Crew, Watch, room
 from flows.search.study import Sweep
 
 EXPERIMENT = "lecture-lab-sweeps"
@@ -203,15 +202,11 @@ class SweepSession:
             self.has_test = "test" in prepared.splits
 
     def begin(self, workers: int | None = None) -> None:
-        """Start the workers: `workers`, or as many as the request or the plan says. A stack is one worker with all cores."""
+        """Start the workers: `workers`, or as many as the request or the plan says, or as the machine has room for."""
         assert self.sweep is not None
-        way = self.sweep.way()
-        wanted = workers or self.request.get("workers") or self.sweep.plan.workers
-        if way == "stacked":
-            wanted = 1
-        elif self.sweep.plan.backend == "auto":
-            wanted = max(wanted, os.cpu_count() or 1)
-        self.crew = Crew(self.name, wanted, self.settings, stacked=way == "stacked", watch=self.watch_now)
+        plan = self.sweep.plan
+        wanted = workers or self.request.get("workers") or plan.workers or (room() if plan.backend in ("vectorised", "auto") else 1)
+        self.crew = Crew(self.name, wanted, self.settings, stacked=self.sweep.way() == "stacked", watch=self.watch_now)
         if self.stop_asked:
             self.crew.stop()
 

@@ -1,27 +1,29 @@
 """Trials trained together as one program (components/training/stacked), as ordinary trials of a sweep: asked in batches, told in batches.
 
-Each trial has its run folder and its journal as if it were alone, and its curves agree with those that it would have alone. The
-checkpoint is the stack's, in `sweeps/NAME/stacks/N`: whoever takes up the trials of a worker that died finds it there and goes on exactly.
+Every worker has a stack of its own and takes a few dozen trials at a time, so that they are shared among the workers by how quick each
+is. Each trial has its run folder and its journal as if it were alone, and its curves agree with those that it would have alone. The
+checkpoint is the stack's (places.py): whoever takes up the trials of a worker that died finds it there and goes on exactly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
 from components.data.prepared import Prepared
-from components.errors import CheckpointError, Interrupted, RequestError
+from components.errors import CheckpointError, Interrupted, RequestError, RunError
 from components.training.checkpoint import Checkpoints
+from components.training.disk import together
+from components.training.evaluation import evaluate
 from components.training.stacked import StackedFit, StackedTrial, fastest, fit_stacked, group, largest_stack
 from components.training.state import Fitted, Progress, State
 from flows import experiment
@@ -29,17 +31,21 @@ from flows.parts import Tell, prepare_data, save_model
 from flows.records import journal as journals
 from flows.records.journal import Journal
 from flows.records.reproducible import environment
+from flows.search.places import Place, Places
 from flows.search.study import Sweep, Taken
-from flows.search.trials import Ended, conclude, folder_of, judge, judged, open_run, run_trial
+from flows.search.trials import Ended, conclude_many, folder_of, judge, judged, open_run, run_trial
 
 if TYPE_CHECKING:
     import optuna
 
-MOST = 1000
-"""Trials in one stack, where nothing is learned from one about the next."""
+WIDE = 32
+"""Trials of one program that a CPU core trains at a time: fewer cost more each, and more gain nothing (benchmarks/README.md)."""
+MOST = 256
+"""Trials in one stack at most; each has a file open."""
 MOST_ADAPTIVE = 16
-"""The same where the sampler learns from trials that have ended."""
+"""Trials in training at most, in all workers' stacks, where the sampler or the pruner learns from those that have ended."""
 SHARE_OF_MEMORY = 0.5
+SECONDS_BETWEEN_LOOKS = 0.5
 PROCESSES = "processes"
 STACKED = "stacked"
 
@@ -66,17 +72,20 @@ class Stack:
     Args:
         sweep: whose trials.
         worker: this worker's name.
-        cores: how many cores it has.
+        place: where its checkpoints are.
+        most: trials in it at the same time.
+        lanes: how many cores it has.
         tell: hears of every trial's beginning, progress and end (flows/search/worker.py).
         stopping: whether it is time to stop.
     """
 
-    def __init__(self, sweep: Sweep, worker: str, *, cores: int, tell: Tell, stopping: Callable[[], bool]) -> None:
-        self.sweep, self.worker, self.cores, self.tell, self.stopping = sweep, worker, cores, tell, stopping
+    def __init__(self, sweep: Sweep, worker: str, place: Place, *, most: int, lanes: int, tell: Tell, stopping: Callable[[], bool]) -> None:
+        self.sweep, self.worker, self.place, self.tell, self.stopping = sweep, worker, place, tell, stopping
+        self.places = Places(sweep.settings, sweep.name)
+        self.most, self.lanes = most, lanes
         self.entries: dict[str, _Entry] = {}
         self.data: dict[str, Prepared] = {}
         self.environment = environment()
-        self.most = MOST if sweep.plan.sampler in ("grid", "random", "qmc") and sweep.plan.pruner == "none" else MOST_ADAPTIVE
         self.counted_at = time.perf_counter()
         self.exhausted = False
         """There was nothing left to begin: asking again would read every running trial for nothing."""
@@ -85,41 +94,39 @@ class Stack:
 
     # ------------------------------------------------------------------ from beginning to end
 
-    def run(self, way: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Train trials until there is nothing to begin; returns the way they were trained (`way`, `width`, `lanes`, `reason`).
-
-        Args:
-            way: what was chosen earlier; None to choose now. Where single processes are quicker, nothing is trained.
+    def run(self) -> bool:
+        """Train trials until there is nothing to begin; returns whether stacking is the way. Where single processes are quicker, the
+        trials that were taken to find that out are trained one by one.
 
         Raises:
             RequestError: stacking was asked for, and a trial cannot be stacked.
             Interrupted: it is time to stop; every trial waits and the checkpoint is written.
         """
-        with self._place() as place:
-            checkpoints = Checkpoints(place)
-            trials = [*self._take(self.most), *self._ghosts(checkpoints)]
-            try:
-                way = way or self._choose(trials)
-                if way["way"] == PROCESSES:
-                    return way
+        checkpoints = self.place.checkpoints
+        snapshot = checkpoints.newest()
+        saved = len(snapshot.values["names"]) - len(snapshot.values["ended"]) if snapshot else 0
+        trials = [*self._take(max(self.most, saved)), *self._ghosts(checkpoints)]
+        try:
+            way = self._way(trials) if trials else {"way": STACKED}
+            if way["way"] == PROCESSES:
+                self._one_by_one()
+                return False
+            if trials:
                 self._train(trials, checkpoints, way)
-            finally:
-                self._put_back()
-            checkpoints.clear()
-        return way
+        finally:
+            self._put_back()
+        checkpoints.clear()
+        return True
 
     def _train(self, trials: Sequence[StackedTrial], checkpoints: Checkpoints, way: Mapping[str, Any]) -> None:
-        if not trials:
-            return
-        validation = self.entries[trials[0].name].parts.validation
-        device = self.entries[trials[0].name].parts.device
+        parts = self.entries[trials[0].name].parts
         self.counted_at = time.perf_counter()
 
         def train(whole: Checkpoints) -> list[StackedFit]:
             return fit_stacked(
                 trials,
-                validation,
-                device=device,
+                parts.validation,
+                device=parts.device,
                 width=way["width"],
                 lanes=way["lanes"],
                 checkpoints=whole,
@@ -135,42 +142,53 @@ class Stack:
         except CheckpointError:  # of trials that others have taken up: these begin anew, and their points are there already
             checkpoints.clear()
             ended = train(checkpoints)
-        for fitted in ended:
-            if fitted.name in self.entries:
-                self._on_end(fitted)
+        self._on_end([fitted for fitted in ended if fitted.name in self.entries])
+
+    def _way(self, trials: Sequence[StackedTrial]) -> Mapping[str, Any]:
+        """How the sweep's trials are trained (`way`, `width`, `lanes`, `reason`): what the first worker that has timed it has said."""
+        way: Mapping[str, Any] | None = self.sweep.study.user_attrs.get("way")
+        if way is not None and way["lanes"] in (0, self.lanes):
+            return way
+        way = self._choose(trials)
+        if (said := self.sweep.study.user_attrs.get("way")) is not None and said["lanes"] in (0, self.lanes):
+            return dict(said)
+        self.sweep.study.set_user_attr("way", dict(way))
+        self.tell({"kind": "way", **way})
+        return way
 
     def _choose(self, trials: Sequence[StackedTrial]) -> dict[str, Any]:
         """The quickest way for the largest group of these trials, by timing a few steps of each."""
         sorted_out = group(trials)
         if not sorted_out.together:
             reason = sorted_out.alone[0][1] if sorted_out.alone else next(iter(self.objections.values()), "there is nothing to stack")
-            return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": f"{reason}; one by one in {self.cores} processes"}
+            return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": f"{reason}; one by one"}
         largest = max(sorted_out.together, key=len)
-        choice = fastest(largest, device=self.entries[largest[0].name].parts.device, lanes=self.cores, most=self.most)
-        alone = choice.seconds.get("one by one", 0.0) / self.cores
-        if choice.way == STACKED and min(choice.seconds.values()) < alone:
-            return {"way": STACKED, "width": choice.width, "lanes": choice.lanes, "reason": choice.reason}
-        reason = f"{choice.reason}; in {self.cores} processes that is {alone * 1e6:.0f} µs"
-        return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": reason}
+        choice = fastest(largest, device=self.entries[largest[0].name].parts.device, lanes=self.lanes, most=self.most)
+        if choice.way != STACKED and self.sweep.plan.backend == "auto":
+            return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": choice.reason}
+        return {"way": STACKED, "width": choice.width, "lanes": choice.lanes or self.lanes, "reason": choice.reason}
 
     # ------------------------------------------------------------------ trials that come
 
     def _take(self, count: int) -> list[StackedTrial]:
         """At most `count` more trials of the sweep. What cannot be stacked, or has a checkpoint of its own, is run at once, by itself."""
-        found: list[StackedTrial] = []
         if count <= 0 or self.exhausted or self.stopping():
-            return found
-        came = self.sweep.take_many(self.worker, count)
+            return []
+        came = self.sweep.take_many(self.worker, count, stack=self.place.number, elsewhere=self.places.begun)
         self.exhausted = len(came) < count
-        for taken in came:
-            self.tell({**_facts(taken), "state": "began"})
-            folder, config = open_run(self.sweep, taken)
-            alone = any(line.get("event") == "result" for line in journals.read(folder)) or any(folder.glob("checkpoints/*"))
-            trial = None if alone else self._open(taken, folder, config)
-            if trial is None:
-                self.tell({**_facts(taken), "state": run_trial(self.sweep, taken, tell=self.tell, stopping=self.stopping)})
-            else:
-                found.append(trial)
+        found: list[StackedTrial] = []
+        alone: list[Taken] = []
+        with together():
+            for taken in came:
+                folder, config = open_run(self.sweep, taken)
+                said = journals.read(folder)
+                if any(line.get("event") == "result" for line in said) or any(folder.glob("checkpoints/*")):
+                    alone.append(taken)
+                else:
+                    self.tell({**_facts(taken), "state": "began"})
+                    found.append(self._open(taken, folder, config))
+        for taken in alone:
+            self._run_alone(taken)
         return self._stackable(found)
 
     def _stackable(self, trials: list[StackedTrial]) -> list[StackedTrial]:
@@ -184,15 +202,12 @@ class Stack:
             reason = sorted_out.alone[0][1]
             raise RequestError(f"search.backend: these trials cannot be stacked: {reason} (allowed: auto, which runs them one by one)")
         for trial, _ in sorted_out.alone:
-            entry = self.entries.pop(trial.name)
-            entry.journal.close()
-            assert entry.taken is not None
-            self.tell({**_facts(entry.taken), "state": run_trial(self.sweep, entry.taken, tell=self.tell, stopping=self.stopping)})
-        for together in sorted_out.together:
-            parts = self.entries[together[0].name].parts
+            self._close_and_run(trial.name)
+        for alike in sorted_out.together:
+            parts = self.entries[alike[0].name].parts
             memory = _free_memory(parts.device)
-            self.most = min(self.most, max(1, largest_stack(together[0], parts.validation, device=parts.device, memory=memory)))
-        return [trial for together in sorted_out.together for trial in together]
+            self.most = min(self.most, max(1, largest_stack(alike[0], parts.validation, device=parts.device, memory=memory)))
+        return [trial for alike in sorted_out.together for trial in alike]
 
     def _open(self, taken: Taken | None, folder: Path, config: dict[str, Any]) -> StackedTrial:
         """A trial's journal, model and data, as `flows.experiment.run` would open them."""
@@ -231,6 +246,25 @@ class Stack:
             return []
         return [self._open(None, folder, experiment.read_config(folder)) for folder in folders]
 
+    # ------------------------------------------------------------------ trials by themselves
+
+    def _run_alone(self, taken: Taken) -> None:
+        self.tell({**_facts(taken), "state": "began"})
+        self.tell({**_facts(taken), "state": run_trial(self.sweep, taken, tell=self.tell, stopping=self.stopping)})
+
+    def _close_and_run(self, name: str) -> None:
+        """Run a trial by itself that was opened to be stacked."""
+        entry = self.entries.pop(name)
+        entry.journal.close()
+        if entry.taken is not None:
+            self._run_alone(entry.taken)
+
+    def _one_by_one(self) -> None:
+        for name in list(self.entries):
+            if self.stopping():
+                return
+            self._close_and_run(name)
+
     # ------------------------------------------------------------------ trials that go
 
     def _on_progress(self, name: str, now: Progress) -> None:
@@ -242,31 +276,21 @@ class Stack:
         value = metrics.get(metric.removeprefix("validation/"))
         return entry.handle is None or value is None or judge(entry.handle, state.epoch, value) is None
 
-    def _on_end(self, fitted: StackedFit) -> None:
+    def _on_end(self, ends: Sequence[StackedFit]) -> None:
+        """Keep what has come of these trials, and say so: the disk and the study are waited for once for all of them."""
         self._count_time()
-        entry = self.entries.pop(fitted.name)
-        with entry.journal:
-            if entry.taken is None:
-                return
-            samples = round(fitted.state.step / max(1, entry.parts.batches.steps_per_epoch) * len(entry.prepared.splits["train"]))
-            state: Literal["complete", "pruned", "failed"] = "complete"
-            result: dict[str, Any] = {}
-            if fitted.error is not None:
-                state, reason = "failed", str(fitted.error)
-                entry.journal.event("failed", reason=reason)
-            elif fitted.pruned:
-                state, reason = "pruned", f"hopeless beside the other trials after {fitted.state.epoch} epochs"
-                entry.journal.event("pruned", reason=reason)
-            else:
-                reason = ""
-                save_model(entry.folder / "model", fitted.weights, entry.config, entry.prepared)
-                done = Fitted(fitted.weights, fitted.state, fitted.stopped_early)
-                began = time.perf_counter() - entry.seconds
-                result = experiment.evaluate_fitted(
-                    entry.parts, done, entry.prepared, entry.folder, entry.journal, splits=("validation",), began=began
-                )
-        ended = Ended(state, reason, result, seconds=entry.seconds, samples=samples)
-        self.tell({**_facts(entry.taken), "state": conclude(self.sweep, entry.taken, entry.folder, ended)})
+        gone = [(self.entries.pop(fitted.name), fitted) for fitted in ends]
+        mine = [(entry, fitted, entry.taken) for entry, fitted in gone if entry.taken is not None]
+        with contextlib.ExitStack() as journals_open:
+            for entry, _ in gone:
+                journals_open.enter_context(entry.journal)
+            with together():
+                kept = [_kept(entry, fitted) for entry, fitted, _ in mine]
+            with together():  # a result is only said of what is there
+                said = [_said(entry, fitted, metrics) for (entry, fitted, _), metrics in zip(mine, kept, strict=True)]
+        told = [(taken, entry.folder, ended) for (entry, _, taken), ended in zip(mine, said, strict=True)]
+        for (_, _, taken), state in zip(mine, conclude_many(self.sweep, told), strict=True):
+            self.tell({**_facts(taken), "state": state})
 
     def _count_time(self) -> None:
         """Share the time since the last count among the trials that are there."""
@@ -277,45 +301,89 @@ class Stack:
 
     def _put_back(self) -> None:
         """What has not ended waits."""
-        for name in list(self.entries):
-            entry = self.entries.pop(name)
-            with entry.journal, contextlib.suppress(Exception):
-                entry.journal.event("interrupted", reason="stopped with its stack")
-            if entry.taken is not None:
-                self.sweep.put_back(entry.taken)
-                self.tell({**_facts(entry.taken), "state": "stopped"})
-
-    @contextmanager
-    def _place(self) -> Iterator[Path]:
-        """The first stack folder of this sweep that nobody uses; the lock is let go with the process, too."""
-        number = 0
-        while True:
-            place = self.sweep.settings.sweeps / self.sweep.name / "stacks" / str(number)
-            place.mkdir(parents=True, exist_ok=True)
-            with (place / "lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    number += 1
-                    continue
-                yield place / "checkpoints"
-                return
+        waiting = [entry.taken for entry in self.entries.values() if entry.taken is not None]
+        with together():
+            for entry in self.entries.values():
+                with entry.journal, contextlib.suppress(Exception):
+                    entry.journal.event("interrupted", reason="stopped with its stack")
+        self.entries.clear()
+        if waiting:
+            self.sweep.put_back(*waiting)
+        for taken in waiting:
+            self.tell({**_facts(taken), "state": "stopped"})
 
 
-def work(sweep: Sweep, worker: str, *, cores: int, tell: Tell, stopping: Callable[[], bool]) -> None:
-    """Train the sweep's trials as stacks, or say that single processes are quicker and end."""
+def work(sweep: Sweep, worker: str, *, cores: int, workers: int, tell: Tell, stopping: Callable[[], bool]) -> bool:
+    """Train the sweep's trials as stacks until none is left or it is time to stop; False where single processes are quicker.
+
+    Args:
+        cores: this worker's.
+        workers: how many work like this one, to share the trials with.
+
+    Raises:
+        RunError: nothing succeeds.
+    """
     torch.set_num_threads(1)
-    chosen = sweep.study.user_attrs.get("way") if sweep.plan.backend == "auto" else None
-    if sweep.plan.backend == "vectorised":
-        chosen = {"way": STACKED, "width": 0, "lanes": cores, "reason": "asked for"}
-    stack = Stack(sweep, worker, cores=cores, tell=tell, stopping=stopping)
+    most = size(sweep, workers=workers, lanes=cores)
+    while not stopping():
+        with Places(sweep.settings, sweep.name).taken() as place:
+            stack = Stack(sweep, worker, place, most=most, lanes=cores, tell=tell, stopping=stopping)
+            try:
+                if not stack.run():
+                    return False
+            except Interrupted:
+                return True
+        if sweep.finished():
+            return True
+        if reason := sweep.hopeless():
+            raise RunError(reason)
+        if stack.exhausted:
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # others still train trials, which may come back
+    return True
+
+
+def size(sweep: Sweep, *, workers: int, lanes: int) -> int:
+    """How many trials a worker's stack has at most, memory aside."""
+    plan = sweep.plan
+    if plan.pruner != "none" or plan.sampler not in ("grid", "random", "qmc"):
+        return max(1, MOST_ADAPTIVE // workers)
+    share = max(1, math.ceil(sweep.total() / workers))
+    if torch.cuda.is_available():
+        return min(MOST, share)
+    kinds = 1 if plan.sampler == "grid" else sweep.order.kinds  # of a grid, trials come kind by kind
+    return min(MOST, share, WIDE * lanes * kinds)
+
+
+def _kept(entry: _Entry, fitted: StackedFit) -> dict[str, float] | RunError:
+    """Write a trial's model and outcomes; returns its metrics, or why there are none."""
+    if fitted.error is not None or fitted.pruned:
+        return fitted.error or {}
+    parts = entry.parts
     try:
-        way = stack.run(chosen)
-    except Interrupted:
-        return
-    if chosen is None:
-        sweep.study.set_user_attr("way", dict(way))
-        tell({"kind": "way", **way})
+        outcomes = fitted.outcomes
+        if outcomes is None and parts.validation is not None:
+            parts.model.load_state_dict(fitted.weights)
+            outcomes = evaluate(parts.model, parts.objective, parts.validation, device=parts.device, precision=parts.trainer.precision)
+        save_model(entry.folder / "model", fitted.weights, entry.config, entry.prepared)
+        return experiment.keep_outcomes(parts.objective, {} if outcomes is None else {"validation": outcomes}, entry.folder)
+    except RunError as error:
+        return error
+
+
+def _said(entry: _Entry, fitted: StackedFit, metrics: Mapping[str, float] | RunError) -> Ended:
+    """Say in a trial's journal how it ended."""
+    step = fitted.state.step / max(1, entry.parts.batches.steps_per_epoch)
+    numbers: dict[str, Any] = {"seconds": entry.seconds, "samples": round(step * len(entry.prepared.splits["train"]))}
+    if isinstance(metrics, RunError):
+        entry.journal.event("failed", reason=str(metrics))
+        return Ended("failed", str(metrics), **numbers)
+    if fitted.pruned:
+        reason = f"hopeless beside the other trials after {fitted.state.epoch} epochs"
+        entry.journal.event("pruned", reason=reason)
+        return Ended("pruned", reason, **numbers)
+    done = Fitted(fitted.weights, fitted.state, fitted.stopped_early)
+    result = experiment.say_result(entry.parts, done, entry.prepared, entry.journal, metrics, seconds=entry.seconds)
+    return Ended("complete", "", result, **numbers)
 
 
 def _facts(taken: Taken) -> dict[str, Any]:

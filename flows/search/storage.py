@@ -19,8 +19,9 @@ from flows.records.tables import BUSY_MILLISECONDS
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import RDBStorage
     from sqlalchemy import Engine
+
+    from flows.search.bulk import Database
 
 
 def create(settings: Settings, name: str, directions: Sequence[str]) -> optuna.Study:
@@ -57,7 +58,7 @@ def exists(settings: Settings) -> bool:
     return not settings.optuna_store.startswith("sqlite:") or settings.optuna_database.exists()
 
 
-def storage(settings: Settings) -> RDBStorage:
+def storage(settings: Settings) -> Database:
     """Optuna's database of this lab, made where it is missing; one connection pool a process.
 
     Raises:
@@ -83,9 +84,11 @@ def in_words(error: BaseException) -> str | None:
 
 
 @cache
-def _storage(url: str, home: Any) -> RDBStorage:
+def _storage(url: str, home: Any) -> Database:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
+
+    from flows.search.bulk import Database
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -93,7 +96,7 @@ def _storage(url: str, home: Any) -> RDBStorage:
     home.mkdir(parents=True, exist_ok=True)
     try:
         with _file_lock(home / "optuna.lock"):  # two processes that make the tables at once collide (measured; Optuna 5)
-            found = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+            found = Database(url, engine_kwargs=_engine_arguments(url))
             _configure(found.engine)
         return found
     except (SQLAlchemyError, RuntimeError, OSError) as error:

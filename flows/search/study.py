@@ -9,35 +9,27 @@ and takes the next; so a sweep has exactly as many trials as were asked for, who
 A trial belongs to its worker by the attribute `worker`, set before the turn ends. A trial without it was never begun by anybody.
 
 What is in a trial's attributes: `seed`, `phase`, `configuration` (its number; all seeds of one configuration share it), `run` (the lab's
-name of the run; the same for all attempts), `worker`, and at the end `outcome` (JSON-able facts) or `reason`.
+name of the run; the same for all attempts), `worker`, `stack` (where its stack's checkpoint is, if it was in one), and at the end
+`outcome` (JSON-able facts) or `reason`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from components.errors import RequestError, RunError, closest
-from flows.config.names import SEARCH, describe
-from flows.lab.settings import Settings
+from components.errors import RunError
 from flows.search import attempts, sampling, storage
-from flows.search import space as spaces
-from flows.search.composing import Composer
-from flows.search.plan import Plan
-from flows.search.presence import Presence
-from flows.search.results import Objective, Results
-from flows.search.space import Assignment, Parameter, Space
-from flows.search.upcoming import Next, Order
+from flows.search.space import Assignment
+from flows.search.standing import Standing
+from flows.search.upcoming import Next
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
-
-HOPELESS = 5
-"""So many trials may fail before the first succeeds; then the sweep stops with their reason."""
 
 
 @dataclass(frozen=True)
@@ -59,78 +51,8 @@ class Taken:
     identity: int
 
 
-class Sweep:
-    """The study of one sweep; open it with `create` or `load`.
-
-    Attributes:
-        name: the sweep's name, also the study's.
-        overrides: what all trials have in common.
-        plan, space, objectives: what is searched, and for what.
-        base_seed: seed of the first run of every configuration.
-    """
-
-    def __init__(self, settings: Settings, study: optuna.Study, facts: Mapping[str, Any], space: Space) -> None:
-        self.settings, self.study, self.space = settings, study, space
-        self.name: str = study.study_name
-        self.overrides: tuple[str, ...] = tuple(facts["overrides"])
-        self.plan = Plan(**facts["plan"])
-        self.objectives = tuple(Objective(**each) for each in facts["objectives"])
-        self.base_seed: int = facts["seed"]
-        self.order = Order(self.plan, space, self.objectives, self.base_seed)
-        self.compose = Composer(self.overrides)
-        self.presence = Presence(settings)
-
-    # ------------------------------------------------------------------ opening
-
-    @classmethod
-    def create(
-        cls,
-        settings: Settings,
-        name: str,
-        *,
-        overrides: Sequence[str],
-        plan: Plan,
-        space: Space,
-        objectives: Sequence[Objective],
-        seed: int,
-    ) -> Sweep:
-        """Make the study. RequestError: there is one of that name."""
-        facts = {
-            "overrides": list(overrides),
-            "plan": asdict(plan),
-            "space": spaces.to_json(space),
-            "objectives": [asdict(each) for each in objectives],
-            "seed": seed,
-        }
-        study = storage.create(settings, name, ["maximize" if each.direction == "max" else "minimize" for each in objectives])
-        study.set_user_attr("sweep", facts)
-        return cls(settings, study, facts, space)
-
-    @classmethod
-    def load(cls, settings: Settings, name: str) -> Sweep:
-        """Open the sweep `name` (its whole name, its beginning where only one begins so, or `last`); RequestError when there is none."""
-        known = storage.names(settings)
-        starting = [each for each in known if each == name] or [each for each in known if name and each.startswith(name)]
-        if len(starting) > 1:
-            raise RequestError(f"{name!r} may be any of {len(starting)} sweeps: {', '.join(starting[-5:])}")
-        found = known[-1] if name == "last" and known else next(iter(starting), None)
-        study = storage.load(settings, found) if found else None
-        facts = study.user_attrs.get("sweep") if study else None
-        if study is None or facts is None:
-            near = closest(name, known) or (f" (the newest is {known[-1]})" if known else " (there are none yet: lab sweep …)")
-            raise RequestError(f"there is no sweep {name!r}{near}")
-        return cls(settings, study, facts, spaces.from_json(facts["space"]))
-
-    def extend(self, changes: Mapping[str, Any]) -> None:
-        """Another budget (`trials`, `hours`, `samples`, `seeds`, `confirm`, `workers`, `backend`). RequestError: less than is there."""
-        there = len(self._trials())
-        if 0 < changes.get("trials", there) < there:
-            raise RequestError(f"search.trials: {changes['trials']} is too few (allowed: {there} or more, which {self.name} has already)")
-        facts = dict(self.study.user_attrs["sweep"])
-        facts["plan"] = {**facts["plan"], **changes}
-        self.study.set_user_attr("sweep", facts)
-        self.plan = Plan(**facts["plan"])
-        self.order = Order(self.plan, self.space, self.objectives, self.base_seed)
+class Sweep(Standing):
+    """A sweep as its workers change it; everything else about it is in `Standing`."""
 
     # ------------------------------------------------------------------ taking trials
 
@@ -138,43 +60,56 @@ class Sweep:
         """The next trial for `worker`; None when there is nothing to begin now (see `finished`)."""
         return next(iter(self.take_many(worker, 1)), None)
 
-    def take_many(self, worker: str, count: int) -> list[Taken]:
-        """The next trials for `worker`, at most `count`, in one turn."""
+    def take_many(
+        self, worker: str, count: int, *, stack: int | None = None, elsewhere: Callable[[int], bool] = lambda _: False
+    ) -> list[Taken]:
+        """The next trials for `worker`, at most `count`, in one turn.
+
+        Args:
+            stack: the stack that they will be in: what has been in it already comes first, and of a grid what is alike comes together.
+            elsewhere: whether what has been in the stack of that number is left for whoever takes up that stack.
+        """
         found: list[Taken] = []
         with storage.turn(self.settings, self.name):
             trials = self._settle_lost()
             while len(found) < count:
-                if not any(trial.state.name == "WAITING" for trial in trials):
-                    if of_grid := self.order.next_of_grid(trials, count - len(found)):
-                        return [*found, *self._add(worker, of_grid)]
+                waiting = [trial for trial in trials if trial.state.name == "WAITING"]
+                there = {trial.user_attrs["stack"] for trial in waiting if "stack" in trial.user_attrs}
+                left = {number for number in there if number != stack and elsewhere(number)}
+                mine = [trial for trial in waiting if trial.user_attrs.get("stack") not in left]
+                if not mine:
+                    if of_grid := self.order.next_of_grid(trials, count - len(found), alike=stack is not None):
+                        return [*found, *self._add(worker, of_grid, stack)]
                     upcoming = self.order.next(trials)
                     if upcoming is None:
                         return found
                     fixed, attributes = upcoming
                     self.study.enqueue_trial(fixed, user_attrs={**attributes, "fixed": fixed})
-                taken = self._begin(worker)
+                    trials = self._trials()
+                    continue
+                first = min(mine, key=lambda trial: (stack is None or trial.user_attrs.get("stack") != stack, trial.number))
+                taken = self._begin(worker, first, stack)
                 found += [taken] if taken is not None else []
                 if len(found) < count:
                     trials = self._trials()
         return found
 
-    def _add(self, worker: str, decided: Sequence[Next]) -> list[Taken]:
-        """Trials about which nothing is left to choose, put into the study as running ones, each in one transaction."""
+    def _add(self, worker: str, decided: Sequence[Next], stack: int | None) -> list[Taken]:
+        """Trials about which nothing is left to choose, put into the study as running ones."""
         import optuna
 
         first = len(self.study.get_trials(deepcopy=False))
         found: list[tuple[int, str, Assignment, int]] = []
+        templates: list[FrozenTrial] = []
         for number, (fixed, attributes) in enumerate(decided, start=first):
             run = f"{self.name}-{number:04d}"
-            trial = optuna.create_trial(
-                state=attempts.state("RUNNING"),
-                params=fixed,
-                distributions={name: self._distributions[name] for name in fixed},
-                user_attrs={**attributes, "fixed": fixed, "run": run, "worker": worker},
+            own = {**attributes, "fixed": fixed, "run": run, "worker": worker, **({} if stack is None else {"stack": stack})}
+            distributions = {name: self._distributions[name] for name in fixed}
+            templates.append(
+                optuna.create_trial(state=attempts.state("RUNNING"), params=fixed, distributions=distributions, user_attrs=own)
             )
-            self.study.add_trial(trial)
             found.append((number, run, self._chosen(fixed, None), attributes["seed"]))
-        identities = {trial.number: trial._trial_id for trial in self.study.get_trials(deepcopy=False)[first:]}
+        identities = dict(storage.storage(self.settings).add(self.study._study_id, templates))
         return [Taken(*each, identities[each[0]]) for each in found]
 
     @cached_property
@@ -182,10 +117,14 @@ class Sweep:
         """Optuna's name → choices, where there is no range and no balance."""
         return {attempts.name(each, None, None): attempts.distribution(each) for each in self.space.parameters if each.levels is not None}
 
-    def _begin(self, worker: str) -> Taken | None:
+    def _begin(self, worker: str, waiting: FrozenTrial, stack: int | None) -> Taken | None:
         """Take the waiting trial; None when what the sampler chose is excluded."""
+        import optuna
+
         self.study.sampler = sampling.sampler(self.plan, len(self.study.get_trials(deepcopy=False)))
-        trial = self.study.ask()
+        storage.storage(self.settings).set_trial_state_values(waiting._trial_id, attempts.state("RUNNING"))
+        self.study._thread_local.cached_all_trials = None  # as `Study.ask`, which would take whichever trial waits first
+        trial = optuna.Trial(self.study, waiting._trial_id)
         level = trial.user_attrs.get("level")
         chosen = self.space.choose(lambda parameter: attempts.suggest(trial, parameter, attempts.name(parameter, self.plan.balance, level)))
         if self.space.excluded(chosen):
@@ -194,6 +133,8 @@ class Sweep:
             return None
         run = trial.user_attrs.get("run") or f"{self.name}-{trial.number:04d}"
         trial.set_user_attr("run", run)
+        if stack is not None:
+            trial.set_user_attr("stack", stack)
         trial.set_user_attr("worker", worker)
         return Taken(trial.number, run, chosen, trial.user_attrs["seed"], trial._trial_id)
 
@@ -205,12 +146,23 @@ class Sweep:
 
     # ------------------------------------------------------------------ what became of them
 
-    def complete(self, taken: Taken, outcome: Mapping[str, Any], values: Sequence[float]) -> None:
-        """The trial is done."""
-        self._note(taken, outcome=dict(outcome))
-        for metric, bound in self.plan.constraints.items():
-            self.trial_of(taken).set_constraint(metric, attempts.violation(outcome, metric, bound))
-        self._tell(taken, state="COMPLETE", values=values)
+    def complete(self, *done: tuple[Taken, Mapping[str, Any], Sequence[float]]) -> None:
+        """These trials are done; each with its outcome and values.
+
+        Raises:
+            RunError: one was taken up by another worker; what is said of the others holds.
+        """
+        from flows.search.bulk import End
+
+        for taken, outcome, _ in done if self.plan.constraints else ():
+            for metric, bound in self.plan.constraints.items():
+                self.trial_of(taken).set_constraint(metric, attempts.violation(outcome, metric, bound))
+        ends = [
+            End(taken.identity, attempts.state("COMPLETE"), {"outcome": dict(outcome)}, tuple(values)) for taken, outcome, values in done
+        ]
+        gone = storage.storage(self.settings).end(ends)
+        if lost := next((taken for taken, *_ in done if taken.identity in gone), None):
+            raise _taken_up(lost)
 
     def prune(self, taken: Taken, outcome: Mapping[str, Any]) -> None:
         """The pruner stopped it."""
@@ -230,32 +182,32 @@ class Sweep:
             for key, value in attributes.items():
                 storage.storage(self.settings).set_trial_user_attr(taken.identity, key, value)
         except UpdateFinishedTrialError as error:
-            raise _taken_up(taken, error) from error
+            raise _taken_up(taken) from error
 
-    def put_back(self, taken: Taken) -> None:
-        """Somebody stopped it: it waits to be taken up again, where it was."""
+    def put_back(self, *taken: Taken) -> None:
+        """Somebody stopped them: they wait to be taken up again, where they were."""
+        numbers = {each.number for each in taken}
         with storage.turn(self.settings, self.name):
-            self._again(next(trial for trial in self.study.get_trials(deepcopy=False) if trial.number == taken.number), lost=False)
+            self._again([trial for trial in self.study.get_trials(deepcopy=False) if trial.number in numbers], lost=False)
 
-    def _tell(self, taken: Taken, *, state: str, values: Sequence[float] | None = None) -> None:
+    def _tell(self, taken: Taken, *, state: str) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            self.study.tell(taken.number, list(values) if values is not None else None, state=attempts.state(state))
+            self.study.tell(taken.number, state=attempts.state(state))
         except (UpdateFinishedTrialError, ValueError) as error:
-            raise _taken_up(taken, error) from error
+            raise _taken_up(taken) from error
 
     def settle(self) -> list[str]:
         """Let the trials of workers that are gone wait again; returns the names of their runs."""
         with storage.turn(self.settings, self.name):
             lost = self._lost(self.study.get_trials(deepcopy=False))
-            for trial in lost:
-                self._again(trial, lost=True)
+            self._again(lost, lost=True)
         return [trial.user_attrs.get("run") or f"trial {trial.number}" for trial in lost]
 
     def _settle_lost(self) -> list[FrozenTrial]:
-        for trial in self._lost(self.study.get_trials(deepcopy=False)):
-            self._again(trial, lost=True)
+        if lost := self._lost(self.study.get_trials(deepcopy=False)):
+            self._again(lost, lost=True)
         return self._trials()
 
     def _lost(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -263,91 +215,24 @@ class Sweep:
         alive = {worker: self.presence.alive(worker) for worker in {trial.user_attrs.get("worker") for trial in running} if worker}
         return [trial for trial in running if not alive.get(trial.user_attrs.get("worker", ""), False)]
 
-    def _again(self, trial: FrozenTrial, *, lost: bool) -> None:
-        """End this attempt, and let the same trial wait again: with its run, whose checkpoint it goes on from."""
-        self.study.tell(trial.number, state=attempts.state("FAIL"))
-        attributes = {key: value for key, value in trial.user_attrs.items() if key not in ("worker", "outcome", "reason")}
-        attributes["attempts"] = [*attributes.get("attempts", []), trial.number]
-        attributes["lost"] = attributes.get("lost", 0) + (lost and "worker" in trial.user_attrs)
-        if attributes["lost"] < attempts.ATTEMPTS:
-            self.study.enqueue_trial({**attributes.get("fixed", {}), **trial.params}, user_attrs=attributes)
+    def _again(self, trials: Sequence[FrozenTrial], *, lost: bool) -> None:
+        """End these attempts, and let the same trials wait again: with their runs, whose checkpoints they go on from."""
+        import optuna
 
-    # ------------------------------------------------------------------ looking
+        from flows.search.bulk import End
 
-    def _trials(self) -> list[FrozenTrial]:
-        """All trials that count."""
-        return attempts.counted(self.study.get_trials(deepcopy=False))
-
-    def standing(self) -> tuple[dict[str, int], float | None]:
-        """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`, and the best value of one that is complete."""
-        names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
-        found = dict.fromkeys(names.values(), 0)
-        values: list[float] = []
-        for trial in self._trials():
-            found[names[trial.state.name]] += 1
-            values += trial.values[:1] if trial.state.name == "COMPLETE" else []
-        return found, (max if self.objectives[0].direction == "max" else min)(values, default=None)
-
-    def counts(self) -> dict[str, int]:
-        """How many trials are `complete`, `pruned`, `failed`, `running`, `waiting`."""
-        return self.standing()[0]
-
-    def way(self) -> str:
-        """`stacked` where trials are to be trained together, or it is yet to be seen whether they should; else `processes`."""
-        if self.plan.backend == "vectorised":
-            return "stacked"
-        chosen = self.study.user_attrs.get("way")
-        return str((chosen or {"way": "stacked"})["way"]) if self.plan.backend == "auto" else "processes"
-
-    def finished(self) -> bool:
-        """Whether everything that was asked for has ended."""
-        trials = self._trials()
-        return not any(attempts.goes_on(trial) for trial in trials) and self.order.next(trials) is None
-
-    def hopeless(self) -> str | None:
-        """Why nothing succeeds, once HOPELESS trials have failed and none has succeeded."""
-        ended = [trial for trial in self._trials() if not attempts.goes_on(trial)]
-        reasons = [attempts.reason(trial) for trial in ended if trial.state.name == "FAIL"]
-        if ended and len(reasons) == len(ended) and (len(reasons) >= HOPELESS or self.finished()):
-            return f"all {len(reasons)} trials failed, the last one because {reasons[-1]}"
-        return None
-
-    def total(self) -> int:
-        """How many trials there will be, as far as can be said now."""
-        return self.order.total
-
-    def results(self, test: Mapping[int, Mapping[str, float]] | None = None, *, tested: int = 0) -> Results:
-        """What the sweep has come to so far; `test` and `tested` as in `Results`."""
-        plan = self.plan
-        return Results(
-            name=self.name,
-            description=dict(describe(SEARCH)).get(plan.name, ""),
-            overrides=self.overrides,
-            objectives=self.objectives,
-            factors=self.space.factors,
-            ranges=self.space.ranges,
-            sampler=plan.sampler,
-            pruner=plan.pruner,
-            balance=plan.balance,
-            seeds=plan.seeds,
-            asked=self.total(),
-            trials=tuple(
-                attempts.as_trial(trial, self._chosen(trial.params, trial.user_attrs.get("level")), plan)
-                for trial in self._trials()
-                if not attempts.goes_on(trial)
-            ),
-            test=test or {},
-            tested=tested,
-        )
-
-    def _chosen(self, params: Mapping[str, Any], level: Any) -> Assignment:
-        """What Optuna calls a configuration, as values of the space."""
-
-        def decide(parameter: Parameter) -> Any:
-            return attempts.as_level(parameter, params.get(attempts.name(parameter, self.plan.balance, level)))
-
-        return self.space.choose(decide)
+        again: list[FrozenTrial] = []
+        for trial in trials:
+            attributes = {key: value for key, value in trial.user_attrs.items() if key not in ("worker", "outcome", "reason")}
+            attributes["attempts"] = [*attributes.get("attempts", []), trial.number]
+            attributes["lost"] = attributes.get("lost", 0) + (lost and "worker" in trial.user_attrs)
+            if attributes["lost"] < attempts.ATTEMPTS:
+                fixed = {"fixed_params": {**attributes.get("fixed", {}), **trial.params}}  # as `Study.enqueue_trial`
+                again.append(optuna.create_trial(state=attempts.state("WAITING"), user_attrs=attributes, system_attrs=fixed))
+        database = storage.storage(self.settings)
+        database.end([End(trial._trial_id, attempts.state("FAIL")) for trial in trials])
+        database.add(self.study._study_id, again)
 
 
-def _taken_up(taken: Taken, error: Exception) -> RunError:
-    return RunError(f"{taken.run} was taken up by another worker in the meantime: {error}")
+def _taken_up(taken: Taken) -> RunError:
+    return RunError(f"{taken.run} was taken up by another worker in the meantime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,32 +74,56 @@ def run_trial(sweep: Sweep, taken: Taken, *, tell: Tell = lambda _: None, stoppi
 
 def conclude(sweep: Sweep, taken: Taken, folder: Path, ended: Ended) -> str:
     """Say in the study what became of a trial; returns its state, which is `failed` where a value is missing or no number."""
-    events = {line["event"]: line["facts"] for line in journal.read(folder) if line["kind"] == "event"}
-    outcome = {
+    return conclude_many(sweep, [(taken, folder, ended)])[0]
+
+
+def conclude_many(sweep: Sweep, ends: Sequence[tuple[Taken, Path, Ended]]) -> list[str]:
+    """The same for many trials; those that are complete are written in one transaction.
+
+    Raises:
+        RequestError: an objective asks for what no run has; it would be the same for every trial.
+    """
+    states: list[str] = []
+    done: list[tuple[Taken, Mapping[str, Any], Sequence[float]]] = []
+    asks_too_much: RequestError | None = None
+    for taken, folder, ended in ends:
+        outcome = _outcome(folder, ended, sweep.objectives[0].metric)
+        Checkpoints(folder / "checkpoints").clear()
+        state = ended.state
+        try:
+            if state == "failed":
+                raise RunError(ended.reason)
+            if state == "complete":
+                values = [_value(outcome, objective.metric) for objective in sweep.objectives]
+                for metric in sweep.plan.constraints:
+                    _value(outcome, metric)
+                done.append((taken, outcome, values))
+            else:
+                sweep.prune(taken, outcome)
+        except (RunError, RequestError) as error:
+            state = "failed"
+            sweep.fail(taken, str(error), outcome)
+            asks_too_much = error if isinstance(error, RequestError) else asks_too_much
+        states.append(state)
+    if done:
+        sweep.complete(*done)
+    if asks_too_much:
+        raise asks_too_much
+    return states
+
+
+def _outcome(folder: Path, ended: Ended, metric: str) -> dict[str, Any]:
+    """What the study keeps of a trial."""
+    lines = journal.read(folder)
+    events = {line["event"]: line["facts"] for line in lines if line["kind"] == "event"}
+    return {
         "seconds": round(ended.seconds, 3),
         "samples": ended.samples,
         "parameters": events.get("model", {}).get("parameters"),
         "device": events.get("model", {}).get("device"),
-        "curve": _curve(folder, sweep.objectives[0].metric),
+        "curve": _curve(lines, metric),
         **({"metrics": ended.result["metrics"]} if ended.result else {}),
     }
-    Checkpoints(folder / "checkpoints").clear()
-    if ended.state == "pruned":
-        sweep.prune(taken, outcome)
-        return ended.state
-    try:
-        if ended.state == "failed":
-            raise RunError(ended.reason)
-        values = [_value(outcome, objective.metric) for objective in sweep.objectives]
-        for metric in sweep.plan.constraints:
-            _value(outcome, metric)
-    except (RunError, RequestError) as error:
-        sweep.fail(taken, str(error), outcome)
-        if isinstance(error, RequestError):
-            raise  # it would be the same for every trial
-        return "failed"
-    sweep.complete(taken, outcome, values)
-    return ended.state
 
 
 def open_run(sweep: Sweep, taken: Taken) -> tuple[Path, dict[str, Any]]:
@@ -115,7 +139,7 @@ def judged(sweep: Sweep, taken: Taken, folder: Path, config: Mapping[str, Any]) 
     """Optuna's handle of the trial, with the pruner, told what an earlier attempt saw."""
     sweep.study.pruner = sampling.pruner(sweep.plan, config["trainer"]["epochs"])
     trial = sweep.trial_of(taken)
-    for epoch, (_, value) in enumerate(_curve(folder, sweep.objectives[0].metric), start=1):
+    for epoch, (_, value) in enumerate(_curve(journal.read(folder), sweep.objectives[0].metric), start=1):
         trial.report(value, epoch)
     return trial
 
@@ -165,8 +189,8 @@ def _value(outcome: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
-def _curve(folder: Path, metric: str) -> list[tuple[float, float]]:
-    series = journal.history(folder)
+def _curve(lines: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
+    series = journal.series_of(lines)
     epochs = dict(series.get("epoch", ()))
     return [(epochs[step], value) for step, value in series.get(metric, ()) if math.isfinite(value)]
 

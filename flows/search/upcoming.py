@@ -22,6 +22,9 @@ CONFIGURATIONS = 30
 MOST = 100_000
 """Trials of a search that only hours or samples end."""
 
+SAME_PROGRAM = ("optimizer", "initializer", "schedule", "seed", "trainer.epochs", "trainer.patience", "trainer.clip_norm")
+"""Keys, with those below them, that may differ between trials that are trained as one program (components/training/stacked)."""
+
 Next = tuple[dict[str, Any], dict[str, Any]]
 """Optuna parameters that are decided already, and the trial's attributes."""
 
@@ -36,6 +39,7 @@ class Order:
 
     def __init__(self, plan: Plan, space: Space, objectives: Sequence[Objective], base_seed: int) -> None:
         self.plan, self.space, self.objectives, self.base_seed = plan, space, objectives, base_seed
+        self._kinds: dict[str, int] = {}
 
     @cached_property
     def grid(self) -> list[Assignment]:
@@ -71,10 +75,11 @@ class Order:
             return self._next_to_confirm(search, [trial for trial in trials if trial.user_attrs.get("phase") == "confirm"])
         return None
 
-    def next_of_grid(self, trials: Sequence[FrozenTrial], count: int) -> list[Next]:
+    def next_of_grid(self, trials: Sequence[FrozenTrial], count: int, *, alike: bool = False) -> list[Next]:
         """The next trials of a grid, at most `count`; none where there is no grid, or nothing left of it.
 
-        Every combination comes with the first seed, then all of them with the next, so that whatever is done is balanced.
+        Every combination comes with the first seed, then all of them with the next, so that whatever is done is balanced. Where trials
+        are to be `alike`, those of one seed that can be trained as one program come one after the other.
         """
         search = [trial for trial in trials if trial.user_attrs.get("phase") == "search"]
         if self.plan.sampler != "grid" or self._spent(search):
@@ -86,11 +91,19 @@ class Order:
             for place in range(len(self.grid))
             if (place, self.base_seed + turn) not in there
         )
-        wanted = min(count, self.asked - len(search))
-        return [
-            (self._of_grid(place), {"phase": "search", "configuration": place, "seed": seed})
-            for place, seed in itertools.islice(missing, wanted)
-        ]
+        wanted = list(itertools.islice(missing, self.asked - len(search) if alike else min(count, self.asked - len(search))))
+        if alike:
+            wanted.sort(key=lambda each: (each[1], self._kinds.setdefault(self._kind(each[0]), len(self._kinds))))
+        return [(self._of_grid(place), {"phase": "search", "configuration": place, "seed": seed}) for place, seed in wanted[:count]]
+
+    @cached_property
+    def kinds(self) -> int:
+        """How many different programs the configurations of the space need, as far as its choices decide it."""
+        return math.prod(len(each.levels or ()) or 1 for each in self.space.parameters if not each.key.startswith(SAME_PROGRAM))
+
+    def _kind(self, place: int) -> str:
+        """What of a combination decides which program it needs."""
+        return repr([(key, value) for key, value in self.grid[place].items() if not key.startswith(SAME_PROGRAM)])
 
     def _of_grid(self, place: int) -> dict[str, Any]:
         """A combination in Optuna's words."""

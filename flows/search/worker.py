@@ -2,7 +2,7 @@
 
 Like the trainer (flows/trainer.py) it imports torch, and Optuna besides, but nothing of Prefect or MLflow, and speaks by flows/child.py:
 
-    → {"sweep": NAME, "cores": [0], "stacked": false}      stacked: many trials together (flows/search/stacks.py)
+    → {"sweep": NAME, "cores": [0], "stacked": false, "workers": 2}      stacked: many trials together (flows/search/stacks.py)
     → {"stop": true}
     ← {"kind": "worker", "name": …}                  it has signed in
     ← {"kind": "trial", "state": "began" | "complete" | "pruned" | "failed" | "stopped", "run": …, "number": …, "chosen": {…}, "seed": …}
@@ -40,8 +40,9 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     if request.get("stacked"):
         from flows.search import stacks
 
-        stacks.work(sweep, worker, cores=len(request.get("cores") or [0]), tell=tell, stopping=stop.is_set)
-        return
+        cores, workers = len(request.get("cores") or [0]), request.get("workers", 1)
+        if stacks.work(sweep, worker, cores=cores, workers=workers, tell=tell, stopping=stop.is_set):
+            return
     while not stop.is_set():
         taken = sweep.take(worker)
         if taken is None:

@@ -42,7 +42,7 @@ def test_many_workers_share_nothing_but_the_database(database: str, tmp_path: Pa
         sweep = Sweep.load(settings, "shared")
         worker = sweep.presence.sign_in("shared")
         while (taken := sweep.take(worker)) is not None:
-            sweep.complete(taken, {"seconds": 0.1, "samples": 1}, [taken.chosen["optimizer.learning_rate"]])
+            sweep.complete((taken, {"seconds": 0.1, "samples": 1}, [taken.chosen["optimizer.learning_rate"]]))
             done.append(taken.run)
 
     threads = [threading.Thread(target=work, args=(settings,)) for settings in homes]

@@ -18,7 +18,8 @@ from flows.search.attempts import ATTEMPTS
 from flows.search.plan import Plan
 from flows.search.results import Objective, Range
 from flows.search.space import Parameter, Space
-from flows.search.study import HOPELESS, Sweep, Taken
+from flows.search.standing import HOPELESS
+from flows.search.study import Sweep, Taken
 
 OPTIMIZER = Parameter("optimizer", levels=("adam", "momentum"), place=("space", "optimizer"))
 HIDDEN = Parameter("model.hidden", levels=([64], [32, 32]), place=("space", "model.hidden"))
@@ -51,7 +52,7 @@ def attributes(sweep: Sweep, taken: Taken) -> dict[str, Any]:
 
 
 def finish(sweep: Sweep, taken: Taken, value: float, **outcome: Any) -> None:
-    sweep.complete(taken, {"seconds": 1.0, "samples": 10, **outcome}, [value])
+    sweep.complete((taken, {"seconds": 1.0, "samples": 10, **outcome}, [value]))
 
 
 def run_all(sweep: Sweep, value: Any = lambda taken: 0.5) -> list[Taken]:

@@ -127,7 +127,7 @@ def test_new_trials_join_when_an_epoch_begins_and_come_to_what_they_come_to_alon
     first = [trial(seed, epochs=epochs, precision="float64") for seed, epochs in enumerate([1, 3, 1])]
     later = [trial(7, epochs=2, precision="float64"), trial(8, epochs=1, precision="float64")]
     calls = iter([[], later[:1], later[1:]])
-    ends = stacked(first, joining=lambda: next(calls, []), on_end=lambda end: told.append((end.name, end.state.step)))
+    ends = stacked(first, joining=lambda: next(calls, []), on_end=lambda ends: told.extend((end.name, end.state.step) for end in ends))
     assert told == [("trial 0", 9), ("trial 2", 9), ("trial 1", 27), ("trial 7", 18), ("trial 8", 9)]
     assert [end.name for end in ends] == ["trial 0", "trial 1", "trial 2", "trial 7", "trial 8"]
     assert seen == [3, 2, 3]
@@ -257,12 +257,12 @@ def test_ended_failed_and_pruned_trials_are_in_the_checkpoint_and_are_not_needed
 
 def test_weights_that_were_handed_over_are_kept_nowhere_else(tmp_path):
     expected, told = stacked([trial(0, epochs=1), trial(1, epochs=2)]), []
-    ends = stacked([trial(0, epochs=1), trial(1, epochs=2)], checkpoints=Checkpoints(tmp_path), on_end=told.append)
+    ends = stacked([trial(0, epochs=1), trial(1, epochs=2)], checkpoints=Checkpoints(tmp_path), on_end=told.extend)
     assert hashes(told) == hashes(expected)
     assert [end.weights for end in ends] == [{}, {}]
     snapshot = Checkpoints(tmp_path).newest()
     assert not [name for name in snapshot.tensors if not name.startswith("generators/")]
-    again = stacked([], checkpoints=Checkpoints(tmp_path), on_end=told.append)
+    again = stacked([], checkpoints=Checkpoints(tmp_path), on_end=told.extend)
     assert [(end.name, end.state) for end in again] == [(end.name, end.state) for end in expected]
     assert len(told) == 2
 

@@ -253,7 +253,7 @@ def test_the_quickest_way_is_chosen(monkeypatch):
     monkeypatch.setattr(planning, "SLOW", 1000)
     monkeypatch.setattr(planning, "WORTH", 0.3)
     assert fastest(trials, device=CPU, lanes=1) == Choice(
-        "one by one", 0, 0, found.seconds, "stacked 1 at a time takes 70000000 µs a step and trial, one by one 100000000 µs"
+        "one by one", 1, 1, found.seconds, "stacked 1 at a time takes 70000000 µs a step and trial, one by one 100000000 µs"
     )
 
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from components.errors import CheckpointError, Interrupted, NotFiniteError, RequestError, RunError
+from components.errors import CheckpointError, Interrupted, RequestError
+from components.protocols import Outcomes
 from components.training import randomness
 from components.training.checkpoint import Checkpoints, Snapshot
+from components.training.disk import AT_ONCE
 from components.training.evaluation import BatchSource
 from components.training.stacked.block import Block, Tell
 from components.training.stacked.bound import Architecture, architecture_of
 from components.training.stacked.grouping import can_stack, program_of
+from components.training.stacked.saved import packed, read, unpacked, written
 from components.training.stacked.trials import Member, StackedFit, StackedTrial
-from components.training.stacked.updates import slots_of
+from components.training.stacked.validation import outcomes_at_best
 from components.training.state import State
+
+LEAVING_AT_ONCE = 64
+"""Trials whose outcomes are in memory at the same time."""
 
 OnValidation = Callable[[StackedTrial, Mapping[str, float], State], bool]
 """Told of a trial's metrics (without split prefix) after each of its epochs; False ends the trial as pruned."""
@@ -38,7 +42,7 @@ def fit_stacked(
     lanes: int = 1,
     checkpoints: Checkpoints | None = None,
     on_validation: OnValidation = lambda *_: True,
-    on_end: Callable[[StackedFit], None] | None = None,
+    on_end: Callable[[Sequence[StackedFit]], None] | None = None,
     joining: Callable[[], Sequence[StackedTrial]] = lambda: (),
     progress: Tell = lambda *_: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -56,9 +60,10 @@ def fit_stacked(
         lanes: blocks at the same time. Pays for models whose operations are not tiny: where they are, the threads wait for Python's
             lock, and two processes, each with half of the trials and one lane, are twice as fast.
         checkpoints: where to save the whole stack; None saves nothing.
-        on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `joining` is asked
-            for new trials until there is no trial left and it has none. After a crash the same may be told again. What is given to
-            `on_end` is kept there and not here, so that a long search does not fill memory and checkpoints with old weights.
+        on_validation, on_end, joining: called between epochs, in this thread, in the order in which the trials came. `on_end` is told
+            of all that end after the same epoch together, at most LEAVING_AT_ONCE in one call; what it is given is kept there and not
+            here, so that a long search does not fill memory and checkpoints with old weights. `joining` is asked for new trials until
+            there is no trial left and it has none. After a crash the same may be told again.
         progress: told of a trial's name and progress at every point of its curves; called in the lanes' threads, as recorders are.
         stopping: asked at every step, in the lanes' threads; when it says True a checkpoint is written and Interrupted is raised.
 
@@ -85,7 +90,7 @@ class _Fit:
         lanes: int,
         checkpoints: Checkpoints | None,
         on_validation: OnValidation,
-        on_end: Callable[[StackedFit], None] | None,
+        on_end: Callable[[Sequence[StackedFit]], None] | None,
         joining: Callable[[], Sequence[StackedTrial]],
         progress: Tell,
         stopping: Callable[[], bool],
@@ -102,6 +107,7 @@ class _Fit:
         self.of: dict[str, Architecture] = {}
         self.blocks: list[Block] = []
         self.best_file: str | None = None
+        self.best_forms: list[list[int]] = []
         self.best_is_saved = True
         self._pause = threading.Event()
         self._stop = False
@@ -127,6 +133,7 @@ class _Fit:
 
     def _round(self) -> None:
         """Every block to the end of its epoch, with pauses to save."""
+        self.seconds_between = min(member.trial.settings.checkpoint_seconds for member in self.live.values())
         while waiting := [block for block in self.blocks if block.members and not block.epoch_done]:
             self._pause.clear()
             self._side_by_side(waiting)
@@ -161,7 +168,7 @@ class _Fit:
             if self.stopping():
                 self._stop = True
                 self._pause.set()
-            elif self.checkpoints and time.perf_counter() - self.saved_at >= self._checkpoint_seconds:
+            elif self.checkpoints and time.perf_counter() - self.saved_at >= self.seconds_between:
                 self._pause.set()
         return self._pause.is_set()
 
@@ -169,6 +176,8 @@ class _Fit:
         """Tell of every trial, let those go that are done, in the order in which they came."""
         for block in self.blocks:
             block.epoch_done = False
+        leaving: dict[str, bool] = {}
+        """Who leaves, and whether as pruned."""
         for name in [name for name in self.names if name in self.live]:
             member = self.live[name]
             goes_on = True
@@ -176,12 +185,27 @@ class _Fit:
                 goes_on = self.on_validation(member.trial, member.validated, member.state)
                 member.validated = None
             if member.finished or not goes_on:
-                del self.live[name]
-                end = member.end(pruned=not goes_on and not member.finished)
-                if self.on_end is not None:
-                    self.on_end(end)
-                    end = replace(end, weights={})
-                self.ended[name], self.best_is_saved = end, False
+                leaving[name] = not goes_on and not member.finished
+        for first in range(0, len(leaving), LEAVING_AT_ONCE):
+            members = [self.live.pop(name) for name in list(leaving)[first : first + LEAVING_AT_ONCE]]
+            outcomes = self._outcomes(members) if self.on_end is not None else {}
+            ends = [member.end(outcomes.get(member.trial.name), pruned=leaving[member.trial.name]) for member in members]
+            if self.on_end is not None:
+                self.on_end(ends)
+                ends = [replace(end, weights={}, outcomes=None) for end in ends]
+            self.ended |= {end.name: end for end in ends}
+            self.best_is_saved = False
+
+    def _outcomes(self, members: Sequence[Member]) -> dict[str, Outcomes]:
+        """By trial's name, what the best weights say to every example of the validation split; nothing where there are none."""
+        found: dict[str, Outcomes] = {}
+        if self.validation is None:
+            return found
+        for _, architecture in self.architectures:
+            well = [member for member in members if self.of[member.trial.name] is architecture and member.best and not member.error]
+            if well:
+                found |= outcomes_at_best(architecture, self.validation, well, self.device)
+        return found
 
     # ------------------------------------------------------------------ who is in which block
 
@@ -223,48 +247,44 @@ class _Fit:
 
     # ------------------------------------------------------------------ stopping and going on
 
-    @property
-    def _checkpoint_seconds(self) -> float:
-        return min(member.trial.settings.checkpoint_seconds for member in self.live.values())
-
     def _interrupt(self) -> None:
         if self.checkpoints:
             self._save()
-        for member in self.live.values():
-            member.trial.recorder.flush()
+        self._flush()
         done = sum(member.state.step for member in self.live.values())
         raise Interrupted(
             f"stopped with {len(self.live)} trials in training, {done} steps done of {sum(m.total for m in self.live.values())}"
         )
 
+    def _flush(self) -> None:
+        """What the recorders have been told is on the disk; they wait for it together."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda member: member.trial.recorder.flush(), self.live.values()))
+
     def _save(self) -> None:
         assert self.checkpoints is not None
-        for member in self.live.values():
-            member.trial.recorder.flush()  # points of the curves before this step will not be computed again
+        self._flush()  # points of the curves before this step will not be computed again
         states = {name: self.live[name].state if name in self.live else self.ended[name].state for name in self.names}
         step = sum(state.step for state in states.values())
-        number = {name: str(place) for place, name in enumerate(self.names)}
+        number = {name: place for place, name in enumerate(self.names)}
         if not self.best_is_saved or any(member.best and not member.best_is_saved for member in self.live.values()):
             best = {name: member.best for name, member in self.live.items()} | {name: end.weights for name, end in self.ended.items()}
-            tensors = {f"{number[name]}/{key}": tensor for name, weights in best.items() for key, tensor in weights.items()}
-            self.best_file = self.checkpoints.save_best(step, tensors)
+            tensors, self.best_forms = packed("best", {number[name]: weights for name, weights in best.items()})
+            self.best_file = self.checkpoints.save_best(step, {name.removeprefix("best/"): tensor for name, tensor in tensors.items()})
             self.best_is_saved = True
             for member in self.live.values():
                 member.best_is_saved = True
         generators, generator_values = randomness.capture()
         tensors = {f"generators/{name}": tensor for name, tensor in generators.items()}
-        for name, member in self.live.items():
-            tensors |= {f"weights/{number[name]}/{key}": tensor for key, tensor in member.weights.items()}
-            tensors |= {
-                f"moments/{number[name]}/{slot}/{place}": row for slot, rows in member.moments.items() for place, row in enumerate(rows)
-            }
+        weights, forms = packed("weights", {number[name]: member.weights for name, member in self.live.items()})
+        moments, forms_of_moments = packed("moments", {number[name]: member.named_moments() for name, member in self.live.items()})
         values = {
             "names": self.names,
             "states": {name: asdict(state) for name, state in states.items()},
             "validated": {name: member.validated for name, member in self.live.items()},
-            "errors": {name: _written(member.error) for name, member in self.live.items() if member.error},
+            "errors": {name: written(member.error) for name, member in self.live.items() if member.error},
             "ended": {
-                name: {"stopped_early": end.stopped_early, "pruned": end.pruned, "error": _written(end.error)}
+                name: {"stopped_early": end.stopped_early, "pruned": end.pruned, "error": written(end.error)}
                 for name, end in self.ended.items()
             },
             "blocks": [
@@ -272,25 +292,28 @@ class _Fit:
             ],
             "generators": generator_values,
             "best_file": self.best_file,
+            "forms": {"weights": forms, "moments": forms_of_moments, "best": self.best_forms},
             "width": self.width,
             "lanes": self.lanes,
             "threads": self.threads,
         }
-        self.checkpoints.save(step, tensors, values)
+        self.checkpoints.save(step, tensors | weights | moments, values)
         self.saved_at = time.perf_counter()
 
     def _restore(self, snapshot: Snapshot, trials: Sequence[StackedTrial]) -> list[StackedTrial]:
         """Everything as it was saved; returns the trials that are new."""
         values, given = snapshot.values, {trial.name: trial for trial in trials}
-        parts = _parts_of(snapshot.tensors)
+        forms = values["forms"]
+        weights, moments, bests = (unpacked(kind, snapshot.tensors, forms[kind]) for kind in ("weights", "moments", "best"))
+        self.best_forms = forms["best"]
         self.names, self.best_file = values["names"], values["best_file"]
         self.width, self.lanes, self.threads = values["width"], values["lanes"], values["threads"]
         torch.set_num_threads(self.threads)  # sums depend on how they are split
         for place, name in enumerate(self.names):
-            state, best = State(**values["states"][name]), parts["best"][place]
+            state, best = State(**values["states"][name]), bests.get(place, {})
             if name in values["ended"]:
                 end = values["ended"][name]
-                self.ended[name] = StackedFit(name, best, state, end["stopped_early"], end["pruned"], _read(end["error"]))
+                self.ended[name] = StackedFit(name, best, state, end["stopped_early"], end["pruned"], read(end["error"]))
                 continue
             if name not in given:
                 raise CheckpointError(f"the checkpoint has a trial {name!r} that has not ended and is not among those given")
@@ -298,15 +321,12 @@ class _Fit:
             member = self.live[name] = Member.of(given[name], self.device)
             member.state, member.best_is_saved = state, True
             member.best = {key: tensor.to(self.device) for key, tensor in best.items()}
-            member.validated, member.error = values["validated"][name], _read(values["errors"].get(name))
-            saved = parts["weights"][place]
+            member.validated, member.error = values["validated"][name], read(values["errors"].get(name))
+            saved = weights[place]
             if {key: tensor.shape for key, tensor in saved.items()} != {key: tensor.shape for key, tensor in member.weights.items()}:
                 raise CheckpointError(f"the checkpoint of {name!r} belongs to another model")
             member.weights = {key: tensor.to(self.device) for key, tensor in saved.items()}
-            moments = parts["moments"][place]
-            for slot in slots_of(member.trial.optimizer) if moments else ():
-                count = sum(key.startswith(f"{slot}/") for key in moments)
-                member.moments[slot] = [moments[f"{slot}/{row}"].to(self.device) for row in range(count)]
+            member.remember(moments.get(place, {}), self.device)
         for saved_block in values["blocks"]:
             if names := saved_block["members"]:
                 block = self._block(self.of[names[0]], names)
@@ -317,30 +337,6 @@ class _Fit:
         }
         randomness.restore(generators, values["generators"])
         return [trial for trial in trials if trial.name not in self.names]
-
-
-def _parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[int, dict[str, Tensor]]]:
-    """Kind → trial's number → name → tensor."""
-    parts: dict[str, dict[int, dict[str, Tensor]]] = {kind: defaultdict(dict) for kind in ("weights", "moments", "best")}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind in parts:
-            number, _, key = rest.partition("/")
-            parts[kind][int(number)][key] = tensor
-    return parts
-
-
-def _written(error: RunError | None) -> dict[str, Any] | None:
-    """An error as JSON values."""
-    if isinstance(error, NotFiniteError):
-        return {"step": error.step, "layer": error.layer, "value": error.value}
-    return None if error is None else {"text": str(error)}
-
-
-def _read(written: Mapping[str, Any] | None) -> RunError | None:
-    if written is None:
-        return None
-    return RunError(written["text"]) if "text" in written else NotFiniteError(**written)
 
 
 def _parts(names: Sequence[str], width: int, lanes: int) -> Iterator[Sequence[str]]:

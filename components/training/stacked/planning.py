@@ -53,7 +53,7 @@ class Choice:
 
     Attributes:
         way: what is quickest.
-        width, lanes: for `fit_stacked`; 0 where the way is another.
+        width, lanes: for `fit_stacked`, the quickest stacked way, even where another way is quicker; 0 where there is none.
         seconds: way in words → seconds a step and trial.
         reason: one line for a person.
     """
@@ -117,7 +117,7 @@ def fastest(trials: Sequence[StackedTrial], *, device: torch.device, lanes: int 
     best = _words(width, lanes)
     numbers = f"{best} takes {seconds[best] * 1e6:.0f} µs a step and trial, {ALONE} {seconds[ALONE] * 1e6:.0f} µs"
     if seconds[best] > WORTH * seconds[ALONE]:
-        return Choice(ALONE, 0, 0, seconds, numbers)
+        return Choice(ALONE, width, lanes, seconds, numbers)
     return Choice("stacked", width, lanes, seconds, numbers)
 
 

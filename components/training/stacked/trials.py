@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import RunError
-from components.protocols import Objective, Optimizer, Recorder, Schedule
+from components.protocols import Objective, Optimizer, Outcomes, Recorder, Schedule
 from components.training.evaluation import BatchSource
 from components.training.settings import Trainer
 from components.training.state import State
@@ -54,6 +54,7 @@ class StackedFit:
         stopped_early: it had no better epoch for `patience` epochs.
         pruned: `on_validation` said so.
         error: why it failed; None if it did not.
+        outcomes: of every validation example under `weights`; None where nobody asked, or there are none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StackedFit:
     stopped_early: bool = False
     pruned: bool = False
     error: RunError | None = None
+    outcomes: Outcomes | None = None
 
 
 @dataclass
@@ -142,11 +144,20 @@ class Member:
         else:
             state.stale_epochs += 1
 
-    def end(self, *, pruned: bool = False) -> StackedFit:
+    def named_moments(self) -> dict[str, Tensor]:
+        """What its rule remembers, by `slot/parameter's place`."""
+        return {f"{slot}/{place}": row for slot, rows in self.moments.items() for place, row in enumerate(rows)}
+
+    def remember(self, moments: Mapping[str, Tensor], device: torch.device) -> None:
+        """What `named_moments` gave."""
+        for slot, place in sorted((slot, int(place)) for slot, _, place in (name.partition("/") for name in moments)):
+            self.moments.setdefault(slot, []).append(moments[f"{slot}/{place}"].to(device))
+
+    def end(self, outcomes: Outcomes | None = None, *, pruned: bool = False) -> StackedFit:
         """What came of it; the trial's model is left with the last weights."""
         best = {name: tensor.detach().cpu().clone() for name, tensor in self.into_model(self.best).state_dict().items()}
         self.into_model()
-        return StackedFit(self.trial.name, best, self.state, self.stopped_early, pruned, self.error)
+        return StackedFit(self.trial.name, best, self.state, self.stopped_early, pruned, self.error, outcomes)
 
 
 def state_of(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -61,12 +61,17 @@ class Validation:
 
     def metrics(self, rows: Sequence[int]) -> Found:
         """The metrics of these rows."""
+        found, objective = self.outcomes(rows), self.architecture.objective
+        return {row: each if isinstance(each, RunError) else objective.metrics(each) for row, each in found.items()}
+
+    def outcomes(self, rows: Sequence[int]) -> dict[int, Outcomes | RunError]:
+        """Every example's outcome for these rows."""
         if self.architecture.asks_once:
             try:
                 return self._together(rows)
             except (_AsksOtherwiseError, NotStackableError):
                 self.architecture.asks_once = False
-        return {row: self._alone(self.members[row]) for row in rows}
+        return {row: self._alone(row) for row in rows}
 
     def bind(self) -> None:
         """Take the memory that a validation needs."""
@@ -85,8 +90,9 @@ class Validation:
         dtype = self.members[0].trial.dtype
         return [to_device(batch, self.device, dtype) for batch in self.batches.epoch(0)]
 
-    def _together(self, rows: Sequence[int]) -> Found:
-        objective, found = self.architecture.objective, Found()
+    def _together(self, rows: Sequence[int]) -> dict[int, Outcomes | RunError]:
+        objective = self.architecture.objective
+        found: dict[int, Outcomes | RunError] = {}
         outcomes: dict[int, list[Outcomes]] = {row: [] for row in rows}
         with torch.no_grad():
             for batch in self._epoch():
@@ -96,12 +102,13 @@ class Validation:
                         outcomes[row].append(objective.outcomes(_Replay(outputs, row), batch))
                     except RunError as error:
                         found[row] = error
-        return {row: found[row] if row in found else objective.metrics(join(outcomes[row])) for row in rows}
+        return {row: found[row] if row in found else join(outcomes[row]) for row in rows}
 
-    def _alone(self, member: Member) -> dict[str, float] | RunError:
-        objective, precision = self.architecture.objective, member.trial.settings.precision
+    def _alone(self, row: int) -> Outcomes | RunError:
+        member, objective = self.members[row], self.architecture.objective
+        model = member.into_model({name: tensor[row] for name, tensor in self.weights.items()})
         try:
-            return objective.metrics(evaluate(member.into_model(), objective, self.batches, device=self.device, precision=precision))
+            return evaluate(model, objective, self.batches, device=self.device, precision=member.trial.settings.precision)
         except RunError as error:
             return error
 
@@ -123,6 +130,15 @@ class Validation:
             tensor.copy_(now)
         answers.program.run()
         return answers.outputs
+
+
+def outcomes_at_best(
+    architecture: Architecture, batches: BatchSource, members: Sequence[Member], device: torch.device
+) -> dict[str, Outcomes]:
+    """By trial's name, what its best weights say to every example; trials for which there is no answer are left out."""
+    weights = {name: torch.stack([member.best[name] for member in members]) for name in members[0].best}
+    found = Validation(architecture, batches, weights, members, device).outcomes(range(len(members)))
+    return {members[row].trial.name: each for row, each in found.items() if not isinstance(each, RunError)}
 
 
 class _AsksOtherwiseError(Exception):
