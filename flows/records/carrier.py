@@ -22,6 +22,8 @@ SECONDS_SHORT = 10.0
 LONGEST_PAUSE = 15.0
 REST = 5.0
 """After a round the carrier rests so many times as long, so that hundreds of trials that run together are not slowed down by it."""
+SILENT: translate.Ending = ("KILLED", "interrupted; it goes on with its sweep")
+"""How a trial stands whose worker is gone, whether the worker could still say so or not: it has not failed, it waits."""
 ENDED = ("result", "failed", "pruned", "interrupted")
 
 
@@ -131,7 +133,7 @@ class Carrier:
                 return True
             progress.tags |= tags
             progress.model, progress.brief, progress.settled = False, True, False
-            progress.status, progress.reason = translate.ending(lines) if over else (None, None)
+            progress.status, progress.reason = translate.ending(lines, silent=SILENT) if over else (None, None)
             self._address = self._address or self._uri()
             delivery = Delivery(folder, progress, self._address)
             if not delivery.open():
@@ -139,7 +141,7 @@ class Carrier:
             self._deliveries[folder] = delivery
         self._moved.add(folder.name)
         if over:
-            delivery.progress.status, delivery.progress.reason = translate.ending(lines)
+            delivery.progress.status, delivery.progress.reason = translate.ending(lines, silent=SILENT)
         delivery.carry()
         if over:
             conclude(delivery)

@@ -23,6 +23,9 @@ DIGEST_LENGTH = 36
 CONFIG = "lab.config"
 """The tag in which a run without files of its own keeps its configuration."""
 
+Ending = tuple[Literal["FINISHED", "FAILED", "KILLED"], str | None]
+"""A run's status in MLflow, and the reason where there is one."""
+
 Point = tuple[str, float, int, int]
 """(name, value, milliseconds since 1970, step)"""
 
@@ -171,8 +174,12 @@ def final(facts: Mapping[str, Any], time: int) -> list[Point]:
     return [(name(f"summary/{series}"), float(value), time, step) for series, value in (facts.get("metrics") or {}).items()]
 
 
-def ending(lines: list[dict[str, Any]]) -> tuple[Literal["FINISHED", "FAILED", "KILLED"], str | None]:
-    """How a run whose process is gone ended, as MLflow status and reason, from its journal's last words."""
+SILENT: Ending = ("FAILED", "the training process ended without a word; it can be resumed")
+"""The end of a training whose process is gone, without a last word in its journal."""
+
+
+def ending(lines: list[dict[str, Any]], *, silent: Ending = SILENT) -> Ending:
+    """How a run whose process is gone ended, as MLflow status and reason, from its journal's last words; `silent` where there are none."""
     for line in reversed(lines):
         if line["kind"] != "event":
             continue
@@ -183,4 +190,4 @@ def ending(lines: list[dict[str, Any]]) -> tuple[Literal["FINISHED", "FAILED", "
                 return ("FAILED" if line["event"] == "failed" else "KILLED"), line["facts"].get("reason")
             case "started":
                 break
-    return "FAILED", "the training process ended without a word; it can be resumed"
+    return silent

@@ -14,8 +14,8 @@ from flows.search.outcomes import Floats, gather, has_value, token
 from flows.search.paired import t_interval
 from flows.search.quantity import Quantity, is_point
 from flows.search.results import Results, Trial
-from flows.search.sentences import seeds
 from flows.search.statistics import Factor, level_name
+from flows.search.wording import seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from flows.config.words import one_line
 from flows.search.findings import Cost, Failure, Tested
@@ -13,51 +12,11 @@ from flows.search.paired import SEEDS_FOR_T
 from flows.search.quantity import Quantity, is_point
 from flows.search.ranking import Configuration, Ranking
 from flows.search.results import Results
-from flows.search.statistics import NO_TEST, OVER_SEEDS, TOO_CLOSE, Comparison, Factor, Level, level_name
+from flows.search.statistics import NO_TEST, OVER_SEEDS, TOO_CLOSE, Comparison, Factor, Level
+from flows.search.wording import count, in_words, listed, seeds, settings
 
 LISTED = 3
 """Up to so many beaten levels are named one by one."""
-
-_PROPER = {
-    "adadelta": "Adadelta",
-    "adagrad": "Adagrad",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "elu": "ELU",
-    "gelu": "GELU",
-    "gradient_descent": "gradient descent",
-    "he_normal": "He (normal)",
-    "he_uniform": "He (uniform)",
-    "leaky_relu": "leaky ReLU",
-    "nesterov": "Nesterov",
-    "normalized_xavier": "normalized Xavier",
-    "random_normal": "random (normal)",
-    "random_uniform": "random (uniform)",
-    "relu": "ReLU",
-    "rmsprop": "RMSprop",
-    "xavier": "Xavier",
-    "xavier_normal": "Xavier (normal)",
-}
-
-
-def in_words(name: str) -> str:
-    """A level as it is called in a sentence: `he_uniform` → "He (uniform)"."""
-    return _PROPER.get(name, name)
-
-
-def settings(params: Mapping[str, Any]) -> str:
-    """A configuration for people: `optimizer=adam, optimizer.learning_rate=0.0123`."""
-    return ", ".join(f"{key}={f'{value:.4g}' if isinstance(value, float) else level_name(value)}" for key, value in params.items())
-
-
-def seeds(count: int) -> str:
-    """ "one seed", "5 seeds"."""
-    return "one seed" if count == 1 else f"{count} seeds"
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 trial", "1,200 trials"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def verdict(found: Sequence[Factor], ranking: Ranking, cost: Cost, test: tuple[Sequence[Tested], int], quantity: Quantity) -> list[str]:
@@ -98,7 +57,7 @@ def factor_sentence(factor: Factor, quantity: Quantity) -> str:
     parts = [f"{name} beats {_beaten(beaten, len(own), quantity)}"] if beaten else []
     parts += [f"{called[each.better]} beats {name}, whose mean is the best, in most combinations" for each in ahead]
     if close and parts:
-        parts.append(f"against {_listed([in_words(other) for other in close])}: {TOO_CLOSE}")
+        parts.append(f"against {listed([in_words(other) for other in close])}: {TOO_CLOSE}")
     if not parts:
         parts = [f"{TOO_CLOSE}; {name} has the best mean ({quantity.value(leader.mean)}), but not clearly against any other level"]
     return f"{factor.key}: {'; '.join(parts)} ({_basis(own)})."
@@ -204,7 +163,7 @@ def _beaten(beaten: Sequence[Comparison], others: int, quantity: Quantity) -> st
         f"{in_words(each.worse)} by {quantity.lead(each.difference or 0.0, each.interval, unit=i == 0)}" for i, each in enumerate(beaten)
     ]
     if len(beaten) <= LISTED:
-        return _listed(leads)
+        return listed(leads)
     last = f"{in_words(beaten[-1].worse)} by {quantity.lead(beaten[-1].difference or 0.0, beaten[-1].interval, unit=False)}"
     whom = f"all {others} other levels" if len(beaten) == others else f"{len(beaten)} of the other {others} levels"
     return f"{whom}, from {leads[0]} to {last}"
@@ -222,10 +181,6 @@ def _basis(own: Sequence[Comparison]) -> str:
     return f"paired over {span} combinations, which says nothing about chance"
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
 def _about_ending(cost: Cost, repeated: int) -> list[str]:
     lines = []
     if cost.ended < cost.asked:
@@ -234,7 +189,7 @@ def _about_ending(cost: Cost, repeated: int) -> list[str]:
     without = [f"{number} {what}" for number, what in ends if number]
     if without and cost.complete:
         lines.append(
-            f"Without a value: {_listed(without)}, of {count(cost.ended, 'trial')}. Comparisons leave out these and their partners."
+            f"Without a value: {listed(without)}, of {count(cost.ended, 'trial')}. Comparisons leave out these and their partners."
         )
     if cost.pruned and cost.complete:
         lines.append("What was pruned was worse than the rest, so levels that lost more trials this way look better than they are.")
@@ -277,7 +232,7 @@ def _about_conditions(found: Sequence[Factor]) -> list[str]:
     apart = [factor.key for factor in several if factor.basis == "own conditions"]
     if apart:
         lines.append(
-            f"{_listed(apart)}: levels share no conditions (same seed, everything else the same), so their means differ by the company "
+            f"{listed(apart)}: levels share no conditions (same seed, everything else the same), so their means differ by the company "
             "they keep, too."
         )
     partial = []
@@ -286,7 +241,7 @@ def _about_conditions(found: Sequence[Factor]) -> list[str]:
         if factor.basis == "same conditions" and most < factor.combinations:
             partial.append(f"{most} of {factor.combinations} combinations ({factor.key})")
     if partial:
-        lines.append(f"Means are over {_listed(partial)}: those that all levels finished.")
+        lines.append(f"Means are over {listed(partial)}: those that all levels finished.")
     return lines
 
 
@@ -302,10 +257,10 @@ def _about_levels(factor: Factor) -> list[str]:
         )
     aside = [in_words(level.name) for level in levels if not level.matched]
     if factor.basis != "own conditions" and aside and len(aside) < len(levels):
-        lines.append(f"{factor.key}: {_listed(aside)} finished too little of what the others did and stands with its own trials.")
+        lines.append(f"{factor.key}: {listed(aside)} finished too little of what the others did and stands with its own trials.")
     missing = [in_words(level.name) for level in factor.levels if level.mean is None]
     if missing and levels:
-        lines.append(f"{factor.key}: no value for {_listed(missing)}.")
+        lines.append(f"{factor.key}: no value for {listed(missing)}.")
     return lines
 
 
@@ -339,7 +294,7 @@ def _how_decided(results: Results, ranking: Ranking) -> str:
         of = " of every objective" if len(results.objectives) > 1 else ""
         return f"{of}; the one that was run first was chosen"
     others = results.objectives[1:]
-    decided = f"; {_listed([each.metric for each in others])} decided between them"
+    decided = f"; {listed([each.metric for each in others])} decided between them"
     return decided if ranking.alike == 1 else f"{decided}, and of the {ranking.alike} alike in all the one that was run first was chosen"
 
 

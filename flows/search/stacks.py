@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +22,18 @@ from components.data.prepared import Prepared
 from components.errors import CheckpointError, Interrupted, RequestError, RunError
 from components.training.checkpoint import Checkpoints
 from components.training.disk import together
-from components.training.evaluation import evaluate
 from components.training.stacked import StackedFit, StackedTrial, fastest, fit_stacked, group, largest_stack
-from components.training.state import Fitted, Progress, State
+from components.training.state import Progress, State
 from flows import experiment
-from flows.parts import Tell, prepare_data, save_model
+from flows.parts import Tell, prepare_data
 from flows.records import journal as journals
-from flows.records.journal import Journal
-from flows.records.reproducible import environment
+from flows.search.entries import Entry
 from flows.search.places import Place, Places
 from flows.search.study import Sweep, Taken
-from flows.search.trials import Ended, conclude_many, folder_of, judge, judged, open_run, run_trial
+from flows.search.trials import conclude_many, folder_of, judge, judged, open_run, run_trial
 
 if TYPE_CHECKING:
-    import optuna
+    pass
 
 WIDE = 32
 """Trials of one program that a CPU core trains at a time: fewer cost more each, and more gain nothing (benchmarks/README.md)."""
@@ -48,22 +45,6 @@ SHARE_OF_MEMORY = 0.5
 SECONDS_BETWEEN_LOOKS = 0.5
 PROCESSES = "processes"
 STACKED = "stacked"
-
-
-@dataclass
-class _Entry:
-    """A trial in a stack."""
-
-    taken: Taken | None
-    """None: it has ended, and is in the stack only because the checkpoint has it."""
-    folder: Path
-    config: dict[str, Any]
-    prepared: Prepared
-    parts: experiment.Parts
-    journal: Journal
-    handle: optuna.Trial | None
-    seconds: float = 0.0
-    """Its share of the stack's time."""
 
 
 class Stack:
@@ -83,9 +64,8 @@ class Stack:
         self.sweep, self.worker, self.place, self.tell, self.stopping = sweep, worker, place, tell, stopping
         self.places = Places(sweep.settings, sweep.name)
         self.most, self.lanes = most, lanes
-        self.entries: dict[str, _Entry] = {}
+        self.entries: dict[str, Entry] = {}
         self.data: dict[str, Prepared] = {}
-        self.environment = environment()
         self.counted_at = time.perf_counter()
         self.exhausted = False
         """There was nothing left to begin: asking again would read every running trial for nothing."""
@@ -210,29 +190,15 @@ class Stack:
         return [trial for alike in sorted_out.together for trial in alike]
 
     def _open(self, taken: Taken | None, folder: Path, config: dict[str, Any]) -> StackedTrial:
-        """A trial's journal, model and data, as `flows.experiment.run` would open them."""
-        journal = Journal(folder)
-        journal.event("started", run=folder.name, config=config, **self.environment)
         section = json.dumps(config["data"], sort_keys=True)
         if section not in self.data:
             self.data[section] = prepare_data(config, self.sweep.settings, tell=self.tell)
-        prepared = self.data[section]
-        journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
-        parts = experiment.assemble(config, prepared, self.sweep.settings, journal)
         pruning = taken is not None and self.sweep.plan.pruner not in ("none", "wilcoxon")
         handle = judged(self.sweep, taken, folder, config) if pruning and taken is not None else None
-        self.entries[folder.name] = _Entry(taken, folder, config, prepared, parts, journal, handle)
-        return StackedTrial(
-            name=folder.name,
-            model=parts.model,
-            objective=parts.objective,
-            optimizer=parts.optimizer,
-            schedule=parts.schedule,
-            batches=parts.batches,
-            settings=parts.trainer,
-            recorder=journal,
-            seed=config["seed"],
+        entry = self.entries[folder.name] = Entry.open(
+            taken, folder, config, self.data[section], handle=handle, settings=self.sweep.settings
         )
+        return entry.trial
 
     def _ghosts(self, checkpoints: Checkpoints) -> list[StackedTrial]:
         """Trials that the checkpoint has and that have ended since; the stack cannot go on without them."""
@@ -285,9 +251,9 @@ class Stack:
             for entry, _ in gone:
                 journals_open.enter_context(entry.journal)
             with together():
-                kept = [_kept(entry, fitted) for entry, fitted, _ in mine]
+                kept = [entry.keep(fitted) for entry, fitted, _ in mine]
             with together():  # a result is only said of what is there
-                said = [_said(entry, fitted, metrics) for (entry, fitted, _), metrics in zip(mine, kept, strict=True)]
+                said = [entry.say(fitted, metrics) for (entry, fitted, _), metrics in zip(mine, kept, strict=True)]
         told = [(taken, entry.folder, ended) for (entry, _, taken), ended in zip(mine, said, strict=True)]
         for (_, _, taken), state in zip(mine, conclude_many(self.sweep, told), strict=True):
             self.tell({**_facts(taken), "state": state})
@@ -352,38 +318,6 @@ def size(sweep: Sweep, *, workers: int, lanes: int) -> int:
         return min(MOST, share)
     kinds = 1 if plan.sampler == "grid" else sweep.order.kinds  # of a grid, trials come kind by kind
     return min(MOST, share, WIDE * lanes * kinds)
-
-
-def _kept(entry: _Entry, fitted: StackedFit) -> dict[str, float] | RunError:
-    """Write a trial's model and outcomes; returns its metrics, or why there are none."""
-    if fitted.error is not None or fitted.pruned:
-        return fitted.error or {}
-    parts = entry.parts
-    try:
-        outcomes = fitted.outcomes
-        if outcomes is None and parts.validation is not None:
-            parts.model.load_state_dict(fitted.weights)
-            outcomes = evaluate(parts.model, parts.objective, parts.validation, device=parts.device, precision=parts.trainer.precision)
-        save_model(entry.folder / "model", fitted.weights, entry.config, entry.prepared)
-        return experiment.keep_outcomes(parts.objective, {} if outcomes is None else {"validation": outcomes}, entry.folder)
-    except RunError as error:
-        return error
-
-
-def _said(entry: _Entry, fitted: StackedFit, metrics: Mapping[str, float] | RunError) -> Ended:
-    """Say in a trial's journal how it ended."""
-    step = fitted.state.step / max(1, entry.parts.batches.steps_per_epoch)
-    numbers: dict[str, Any] = {"seconds": entry.seconds, "samples": round(step * len(entry.prepared.splits["train"]))}
-    if isinstance(metrics, RunError):
-        entry.journal.event("failed", reason=str(metrics))
-        return Ended("failed", str(metrics), **numbers)
-    if fitted.pruned:
-        reason = f"hopeless beside the other trials after {fitted.state.epoch} epochs"
-        entry.journal.event("pruned", reason=reason)
-        return Ended("pruned", reason, **numbers)
-    done = Fitted(fitted.weights, fitted.state, fitted.stopped_early)
-    result = experiment.say_result(entry.parts, done, entry.prepared, entry.journal, metrics, seconds=entry.seconds)
-    return Ended("complete", "", result, **numbers)
 
 
 def _facts(taken: Taken) -> dict[str, Any]:

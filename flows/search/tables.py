@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flows.search import sentences
+from flows.search import wording
 from flows.search.findings import Report
 from flows.search.quantity import Quantity, is_point
 from flows.search.ranking import Configuration
@@ -73,7 +73,7 @@ def title(report: Report) -> str:
     fresh = f" and {ones} to confirm" if report.fresh_seeds else ""
     values = f"{quantity.split} {quantity.name}".strip()
     return (
-        f"{report.name}: {report.cost.ended} of {sentences.count(report.cost.asked, 'trial')}, {sentences.seeds(report.seeds)}{fresh}; "
+        f"{report.name}: {report.cost.ended} of {wording.count(report.cost.asked, 'trial')}, {wording.seeds(report.seeds)}{fresh}; "
         f"values are {values}, {better} is better"
     )
 
@@ -84,13 +84,13 @@ def tables(report: Report) -> list[Table]:
     found = [_levels(factor, quantity) for factor in report.factors]
     ranking = report.ranking
     if ranking.best:
-        note = f"{sentences.count(ranking.competing, 'configuration')} competed."
+        note = f"{wording.count(ranking.competing, 'configuration')} competed."
         found.append(_configurations("Best configurations", ranking.best, report, quantity, note))
     if ranking.rivals:
         found.append(_rivals(report, quantity))
     if ranking.front:
         are = "is" if ranking.front_size == 1 else "are"
-        note = f"{sentences.count(ranking.front_size, 'configuration')} {are} beaten by no other in every objective."
+        note = f"{wording.count(ranking.front_size, 'configuration')} {are} beaten by no other in every objective."
         found.append(_configurations("Pareto front", ranking.front, report, quantity, note))
     if report.importance:
         found.append(_importance(report))
@@ -117,7 +117,7 @@ def _levels(factor: Factor, quantity: Quantity) -> Table:
         ("seeds", [str(level.seeds) for level in levels]),
         ("combinations", [str(level.combinations) for level in levels]),
         ("trials", [_trials(level) for level in levels]),
-        ("with", [sentences.settings(level.settings or {}) for level in levels]),
+        ("with", [wording.settings(level.settings or {}) for level in levels]),
     ]
     counts = {name: cells[0] for name, cells in columns if name in ("seeds", "combinations", "trials") and len(set(cells)) == 1}
     kept = [(name, cells) for name, cells in columns if name not in counts and set(cells) - {"–", ""}]
@@ -198,7 +198,7 @@ def _configurations(name: str, shown: Sequence[Configuration], report: Report, q
             quantity.value(each.mean, digits),
             *([quantity.interval(each.interval, digits)] if interval else []),
             *(other.value(value) for other, value in zip(others, each.means[1:], strict=True)),
-            sentences.settings(each.params),
+            wording.settings(each.params),
         )
         for place, each in enumerate(shown, 1)
     )
@@ -212,7 +212,7 @@ def _rivals(report: Report, quantity: Quantity) -> Table:
             quantity.lead(rival.lead, rival.interval, unit=False),
             _p(rival.adjusted),
             TOO_CLOSE if rival.close else "beaten",
-            sentences.settings(rival.params),
+            wording.settings(rival.params),
         )
         for rival in ranking.rivals
     )

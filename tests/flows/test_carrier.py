@@ -52,9 +52,13 @@ def runs(uri: str) -> dict[str, Any]:
 def test_each_end_is_told_as_what_it_was(trials: Path, mlflow_uri: str, tmp_path: Path) -> None:
     for name, how in (("a", "result"), ("b", "failed"), ("c", "pruned"), ("d", "interrupted")):
         ended(trials, name, how)
-    assert carrier(trials, mlflow_uri, tmp_path).deliver() == ["a", "b", "c", "d"]
+    with Journal(trials / "e") as journal:
+        begin(journal)
+    assert carrier(trials, mlflow_uri, tmp_path).deliver() == ["a", "b", "c", "d", "e"]
     found = runs(mlflow_uri)
-    assert {name: run.info.status for name, run in found.items()} == {"a": "FINISHED", "b": "FAILED", "c": "KILLED", "d": "KILLED"}
+    ends = {"a": "FINISHED", "b": "FAILED", "c": "KILLED", "d": "KILLED", "e": "KILLED"}
+    assert {name: run.info.status for name, run in found.items()} == ends, "one whose worker died waits, as one that could say so"
+    assert found["e"].data.tags["lab.reason"] == "interrupted; it goes on with its sweep"
     assert (found["c"].data.tags["lab.ended"], found["c"].data.tags["lab.reason"]) == ("pruned", "it pruned")
     whole = found["a"]
     assert whole.data.tags["mlflow.parentRunId"] == "p"
