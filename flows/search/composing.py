@@ -22,10 +22,17 @@ WHOLE = ("experiment", "model", "data")
 
 
 class Composer:
-    """Composes configurations that share `base`, a list of overrides, as `compose([*base, *overrides(chosen), f"seed={seed}"])` would."""
+    """Composes configurations that share `base`, a list of overrides, as `compose([*base, *overrides(chosen), f"seed={seed}"])` would.
 
-    def __init__(self, base: Sequence[str], *, conf: Path = CONF) -> None:
+    Args:
+        choices: group → choices that will be asked for. A composition takes as long for one section as for several, so where one is needed
+            a choice of every other group is composed with it.
+    """
+
+    def __init__(self, base: Sequence[str], *, conf: Path = CONF, choices: Mapping[str, Sequence[Any]] | None = None) -> None:
         self.base, self.conf = tuple(base), conf
+        self.choices = {key: tuple(values) for key, values in (choices or {}).items() if key in SECTIONS and key not in WHOLE}
+        self._sections: dict[tuple[tuple[str, ...], str, str], Any] = {}
         self.independent = "${" not in "".join(
             path.read_text(encoding="utf-8", errors="replace") for path in sorted(conf.rglob("*.yaml"))
         ) + "".join(base)
@@ -39,12 +46,24 @@ class Composer:
         config: dict[str, Any] = copy.deepcopy(self._composed(whole))
         for key, value in chosen.items():
             if key in SECTIONS and key not in WHOLE:
-                config[key] = copy.deepcopy(self._composed((*whole, *overrides({key: value})))[key])
+                config[key] = copy.deepcopy(self._section(whole, key, value))
         for key, value in chosen.items():
             if key not in SECTIONS and key not in WHOLE:
                 _put(config, key.split("."), value)
         config["seed"] = seed
         return config
+
+    def _section(self, whole: tuple[str, ...], key: str, value: Any) -> Any:
+        place = (whole, key, repr(value))
+        if place not in self._sections:
+            together = {key: value}
+            for other, values in self.choices.items():
+                missing = [each for each in values if (whole, other, repr(each)) not in self._sections]
+                if other != key and missing:
+                    together[other] = missing[0]
+            config = compose([*whole, *overrides(together)], conf=self.conf)
+            self._sections |= {(whole, other, repr(each)): config[other] for other, each in together.items()}
+        return self._sections[place]
 
 
 def _put(config: dict[str, Any], path: Sequence[str], value: Any) -> None:

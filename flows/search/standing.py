@@ -44,7 +44,7 @@ class Standing:
         self.objectives = tuple(Objective(**each) for each in facts["objectives"])
         self.base_seed: int = facts["seed"]
         self.order = Order(self.plan, space, self.objectives, self.base_seed)
-        self.compose = Composer(self.overrides)
+        self.compose = Composer(self.overrides, choices={each.key: each.levels for each in space.parameters if each.levels})
         self.presence = Presence(settings)
 
     # ------------------------------------------------------------------ opening

@@ -41,7 +41,16 @@ def test_what_one_trial_has_is_not_the_next_ones(monkeypatch: pytest.MonkeyPatch
     assert second == compose(["experiment=mlp_digits", "optimizer=momentum", "seed=1"])
 
 
-def test_choices_are_composed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("choices", "composed"),
+    [
+        ({}, 1 + 3 + 2),
+        ({"optimizer": ["adam", "momentum", "rmsprop"], "activation": ["relu", "tanh"], "model.hidden": [[8]], "model": ["mlp"]}, 1 + 3),
+    ],
+)
+def test_choices_are_composed_once_each_and_those_of_all_groups_together(
+    monkeypatch: pytest.MonkeyPatch, choices: dict[str, list[Any]], composed: int
+) -> None:
     asked: list[Any] = []
 
     def counted(texts: Any, **options: Any) -> dict[str, Any]:
@@ -49,12 +58,15 @@ def test_choices_are_composed_once_each(monkeypatch: pytest.MonkeyPatch) -> None
         return compose(texts, **options)
 
     monkeypatch.setattr(composing, "compose", counted)
-    composer = Composer(["experiment=mlp_digits"])
+    composer = Composer(["experiment=mlp_digits"], choices=choices)
+    found = {}
     for optimizer in ("adam", "momentum", "rmsprop"):
         for activation in ("relu", "tanh"):
             for seed in range(3):
-                composer({"optimizer": optimizer, "activation": activation}, seed)
-    assert len(asked) == 1 + 3 + 2
+                found[optimizer, activation] = composer({"optimizer": optimizer, "activation": activation}, seed)
+    assert len(asked) == composed
+    for (optimizer, activation), config in found.items():
+        assert config == compose(["experiment=mlp_digits", f"optimizer={optimizer}", f"activation={activation}", "seed=2"])
 
 
 def test_with_references_everything_is_composed_in_full(tmp_path: Path) -> None:

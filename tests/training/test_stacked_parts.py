@@ -1,5 +1,7 @@
 """Updates against torch's optimizers, masks against their probability, what memory is counted, and which way is chosen."""
 
+import math
+
 import pytest
 import torch
 from stacks import CPU, TRAINING, VALIDATION, Clouds, mlp, stacked, trial
@@ -8,7 +10,7 @@ from torch import nn
 
 from components.data.batches import Batches
 from components.errors import RequestError
-from components.optimizers import Adam, decays
+from components.optimizers import Adam, GradientDescent, decays
 from components.training.stacked import Choice, Memory, fastest, fit_stacked, largest_stack, memory_of, planning
 from components.training.stacked.block import Block
 from components.training.stacked.bound import Architecture, architecture_of
@@ -255,6 +257,16 @@ def test_the_quickest_way_is_chosen(monkeypatch):
     assert fastest(trials, device=CPU, lanes=1) == Choice(
         "one by one", 1, 1, found.seconds, "stacked 1 at a time takes 70000000 µs a step and trial, one by one 100000000 µs"
     )
+
+
+def test_trials_that_leave_the_numbers_are_timed_all_the_same():
+    wild = [trial(seed, optimizer=GradientDescent(learning_rate=1e30)) for seed in range(4)]
+    assert fastest(wild, device=CPU, lanes=1).seconds["one by one"] < 1
+    with torch.no_grad():
+        for each in wild:
+            next(each.model.parameters()).fill_(math.nan)
+    found = fastest(wild, device=CPU, lanes=1)
+    assert (found.way, found.seconds["one by one"]) == ("stacked", math.inf)
 
 
 def test_why_trials_are_trained_one_by_one():

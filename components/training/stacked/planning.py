@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from components.errors import RequestError
+from components.errors import NotFiniteError, RequestError
 from components.schedules import Constant
 from components.training.evaluation import BatchSource
 from components.training.loop import fit
@@ -149,9 +150,17 @@ class _Nobody:
 
 
 def _copy_of(trial: StackedTrial, *, max_steps: int = 0) -> StackedTrial:
-    """A trial that can be trained for a while without anybody noticing."""
+    """A trial that can be trained for a while without anybody noticing: so slowly that it does not leave the numbers."""
+    optimizer: Any = trial.optimizer
     settings = replace(trial.settings, epochs=10**6, max_steps=max_steps, patience=0, log_every=10**6, diagnose_every=0)
-    return replace(trial, model=copy.deepcopy(trial.model), settings=settings, schedule=Constant(), recorder=_Nobody())
+    return replace(
+        trial,
+        model=copy.deepcopy(trial.model),
+        optimizer=replace(optimizer, learning_rate=1e-9),
+        settings=settings,
+        schedule=Constant(),
+        recorder=_Nobody(),
+    )
 
 
 def _spread(trials: Sequence[StackedTrial], count: int) -> list[StackedTrial]:
@@ -180,18 +189,21 @@ class _Alone:
             return False
 
         copied = _copy_of(trial, max_steps=self.steps + 2)
-        fit(
-            copied.model,
-            copied.objective,
-            copied.batches,
-            None,
-            optimizer=copied.optimizer,
-            schedule=copied.schedule,
-            settings=copied.settings,
-            device=self.device,
-            recorder=copied.recorder,
-            stopping=stopping,
-        )
+        try:
+            fit(
+                copied.model,
+                copied.objective,
+                copied.batches,
+                None,
+                optimizer=copied.optimizer,
+                schedule=copied.schedule,
+                settings=copied.settings,
+                device=self.device,
+                recorder=copied.recorder,
+                stopping=stopping,
+            )
+        except NotFiniteError:  # it fails in its first steps, whichever way it is trained
+            return math.inf
         return began[-1] - began[1]  # the first steps choose kernels and make room
 
 
@@ -238,7 +250,7 @@ def _some_steps(block: Block, steps: int) -> None:
         left -= 1
         return left <= 0
 
-    while left > 0:
+    while left > 0 and block.members:
         block.train(paused)
         block.epoch_done = False
 
