@@ -69,6 +69,7 @@ def large_study(settings: Settings, trials: int) -> dict[str, float]:
     """Seconds of each step with a finished study of `trials` trials: opening, taking the next trial, counting, reporting."""
     import optuna
 
+    from flows.search import storage
     from flows.search.page import html
     from flows.search.pictures import figures
     from flows.search.plan import Plan
@@ -88,7 +89,8 @@ def large_study(settings: Settings, trials: int) -> dict[str, float]:
         **{key: optuna.distributions.CategoricalDistribution(each) for key, each in levels.items()},
         "optimizer.learning_rate": optuna.distributions.FloatDistribution(rate.low, rate.high, log=True),
     }
-    sweep.study.add_trials(
+    storage.storage(settings).add(
+        sweep.study._study_id,
         [
             optuna.create_trial(
                 value=draw.random(),
@@ -103,7 +105,7 @@ def large_study(settings: Settings, trials: int) -> dict[str, float]:
                 },
             )
             for number in range(trials)
-        ]
+        ],
     )
     took: dict[str, float] = {}
 

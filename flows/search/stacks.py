@@ -27,6 +27,7 @@ from components.training.state import Progress, State
 from flows import experiment
 from flows.parts import Tell, prepare_data
 from flows.records import journal as journals
+from flows.search import storage
 from flows.search.entries import Entry
 from flows.search.places import Place, Places
 from flows.search.study import Sweep, Taken
@@ -87,7 +88,7 @@ class Stack:
         saved = len(snapshot.values["names"]) - len(snapshot.values["ended"]) if snapshot else 0
         trials = [*self._take(max(self.most, saved)), *self._ghosts(checkpoints)]
         try:
-            way = self._way(trials) if trials else {"way": STACKED}
+            way = self._way(trials) if trials or self.objections else {"way": STACKED}
             if way["way"] == PROCESSES:
                 self._one_by_one()
                 return False
@@ -130,9 +131,11 @@ class Stack:
         if way is not None and way["lanes"] in (0, self.lanes):
             return way
         way = self._choose(trials)
-        if (said := self.sweep.study.user_attrs.get("way")) is not None and said["lanes"] in (0, self.lanes):
-            return dict(said)
-        self.sweep.study.set_user_attr("way", dict(way))
+        with storage.turn(self.sweep.settings, self.sweep.name):
+            said = self.sweep.study.user_attrs.get("way")
+            if said is not None and said["lanes"] in (0, self.lanes):
+                return dict(said)
+            self.sweep.study.set_user_attr("way", dict(way))
         self.tell({"kind": "way", **way})
         return way
 
