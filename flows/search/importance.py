@@ -28,8 +28,8 @@ FEWEST = 20
 """With fewer configurations nothing is said about the best tenth."""
 IN_THE_BEST = 5
 """Of fewer than fifty configurations the best five stand for the best tenth."""
-RESAMPLES, SEARCH_RESAMPLES, SEARCH_SAMPLE = 200, 20, 1000
-"""Samples drawn for the interval: of a grid; of another search, where each is of a thousand configurations at most, for PED-ANOVA takes
+RESAMPLES, SEARCH_RESAMPLES, SEARCH_SAMPLE = 200, 20, 500
+"""Samples drawn for the interval: of a grid; of another search, where each is of five hundred configurations at most, for PED-ANOVA takes
 0.1 s for five thousand (fANOVA takes minutes)."""
 LIMIT = 3e8
 """Operations that the samples of a grid may cost: below half a second."""
