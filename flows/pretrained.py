@@ -136,6 +136,18 @@ def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
     return {**facts, **own, "activation": exchange.activation_name(build(config["activation"])())}
 
 
+def refuse_missing(address: str, settings: Settings) -> None:
+    """Raise RequestError where it can be said at once, before anything is made or fetched, that `address` leads nowhere."""
+    kind, _, name = address.partition(":")
+    match kind:
+        case "experiment":
+            _trained(name, settings)
+        case "package":
+            packaged.known(name)
+        case "hf" | "file" if not Path(name).expanduser().exists():
+            raise RequestError(f"pretrained: there is no {Path(name).expanduser()}")
+
+
 def locate(address: str, settings: Settings) -> Path:
     """The safetensors file of ours that `address` leads to; RequestError when there is none."""
     kind, _, name = address.partition(":")

@@ -17,13 +17,10 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 interrupted (a 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.errors import Interrupted, RequestError
 from flows.child import Voice, leave, serve
-
-if TYPE_CHECKING:
-    from flows.lab.settings import Settings
 
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
@@ -42,7 +39,10 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
         config = validate(request["config"] if "config" in request else compose(request["overrides"]))
-        _refuse_untrained(config["pretrained"], settings)
+        if config["pretrained"]:
+            from flows.pretrained import refuse_missing
+
+            refuse_missing(config["pretrained"], settings)
         if (trainer := build(config["trainer"])).grouped:
             group.check(trainer)
         if stop.is_set():
@@ -55,15 +55,6 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     tell({"kind": "run", "run": folder.name, "folder": str(folder), "config": config})
     together = build(config["trainer"]).grouped and not runs.result(folder)  # what is left after the training is for one
     (group.lead if together else experiment.run)(config, folder, settings, tell=tell, stopping=stop.is_set)
-
-
-def _refuse_untrained(pretrained: str | None, settings: Settings) -> None:
-    """Raise RequestError when the weights to begin with are those of an experiment that has none yet (flows/pretraining.py trains it)."""
-    from flows import runs
-
-    kind, _, name = (pretrained or "").partition(":")
-    if kind == "experiment" and runs.trained(name, settings) is None:
-        raise RequestError(f"pretrained: {name} has not been trained here yet: lab train experiment={name}")
 
 
 if __name__ == "__main__":

