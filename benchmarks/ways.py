@@ -63,7 +63,7 @@ class Swept:
         """See what the workers below the process `pid` have used by now."""
         total, count = 0, 0
         try:
-            for child in psutil.Process(pid).children(recursive=True):
+            for child in psutil.Process(pid).children():  # not what workers fork, which looks like them for a moment
                 if "flows.search.worker" in child.cmdline():
                     total, count = total + child.memory_info().rss, count + 1
                     self.processor[child.pid] = sum(child.cpu_times()[:2])
