@@ -2,8 +2,7 @@
 
 Digits are scikit-learn's (Alpaydin and Kaynak 1998), photographs those that scikit-learn and matplotlib ship; nothing is downloaded. A
 scene itself is no photograph: digits are enlarged, stretched a little, coloured to stand out and laid over the crop, at places where
-they overlap little. So every box is exact. Training, validation and test have digits of their own; validation has a part of the
-photographs for itself, and test a photograph of its own.
+they overlap little. So every box is exact. Training, validation and test have digits of their own, and grounds of their own (`grounds`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import PIL
@@ -47,12 +46,23 @@ PHOTOGRAPHS = {
     ),
 }
 """Package, path in it and SHA-256 of each photograph."""
-GROUNDS = {
-    "train": (("china.jpg", 0.0, 0.75), ("flower.jpg", 0.0, 0.75)),
-    "validation": (("china.jpg", 0.75, 1.0), ("flower.jpg", 0.75, 1.0)),
-    "test": (("grace_hopper.jpg", 0.0, 1.0),),
+Part = tuple[str, float, float, float, float]
+"""A photograph, and which part of it: left, top, right, bottom as shares of its width and height."""
+Grounds = Literal["photographs", "parts"]
+
+GROUNDS: dict[Grounds, dict[str, tuple[Part, ...]]] = {
+    "photographs": {
+        "train": (("china.jpg", 0, 0, 0.75, 1), ("flower.jpg", 0, 0, 0.75, 1)),
+        "validation": (("china.jpg", 0.75, 0, 1, 1), ("flower.jpg", 0.75, 0, 1, 1)),
+        "test": (("grace_hopper.jpg", 0, 0, 1, 1),),
+    },
+    "parts": {
+        "train": tuple((name, 0, 0, 0.62, 1) for name in PHOTOGRAPHS),
+        "validation": tuple((name, 0.62, 0, 1, 0.5) for name in PHOTOGRAPHS),
+        "test": tuple((name, 0.62, 0.5, 1, 1) for name in PHOTOGRAPHS),
+    },
 }
-"""What a split's crops are cut from: a photograph, and from where to where of its width."""
+"""What each split's crops are cut from; nothing is in two splits."""
 INK = 0.45
 """A pixel belongs to a digit from this share of ink on: its box goes around those."""
 MOST_SHARED = 0.05
@@ -77,6 +87,8 @@ class Scenes(DetectionData):
         largest: height of the largest digits in pixels.
         most: digits in a scene, 1 to this many.
         scene_seed: decides everything that is drawn.
+        grounds: `photographs`: training sees two photographs, and test is on the third, which asks what was learned of photographs in
+            general; `parts`: every split has a part of all three for itself.
     """
 
     train: Annotated[int, Ge(1), Le(100_000)] = 2000
@@ -87,6 +99,7 @@ class Scenes(DetectionData):
     largest: Annotated[float, Gt(4)] = 88.0
     most: Annotated[int, Ge(1), Le(50)] = 6
     scene_seed: Annotated[int, Ge(0)] = 0
+    grounds: Grounds = "photographs"
 
     name: ClassVar[str] = "scenes"
 
@@ -117,7 +130,7 @@ class Scenes(DetectionData):
         objects: list[Objects] = []
         rows = {}
         for split, count in (("train", self.train), ("validation", self.validation), ("test", self.test)):
-            grounds = [_part(photographs[name], begin, end) for name, begin, end in GROUNDS[split]]
+            grounds = [_part(photographs[name], sides) for name, *sides in GROUNDS[self.grounds][split]]
             rows[split] = torch.arange(len(pixels), len(pixels) + count)
             for place in range(count):
                 seed = hashlib.sha256(f"{self.scene_seed}:{split}:{place}".encode()).digest()
@@ -182,9 +195,9 @@ def _photograph(name: str) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def _part(photograph: Image.Image, begin: float, end: float) -> Image.Image:
-    width, height = photograph.size
-    return photograph.crop((round(begin * width), 0, round(end * width), height))
+def _part(photograph: Image.Image, sides: Sequence[float]) -> Image.Image:
+    left, top, right, bottom = (round(share * length) for share, length in zip(sides, photograph.size * 2, strict=True))
+    return photograph.crop((left, top, right, bottom))
 
 
 def _inked(digit: NDArray[np.uint8]) -> Image.Image:
