@@ -219,6 +219,12 @@ def encoded(text: str, vocabulary: Vocabulary, longest: int) -> tuple[list[int],
     return kept, [places[mark] - begin + before for mark in ("<e1>", "<e2>")]
 
 
+def places_of(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """(B, T) tokens → (B, 2): where the marks <e1> and <e2> are; 0 where one is not there."""
+    numbers = _numbers(vocabulary)
+    return torch.stack([(tokens == numbers[mark]).long().argmax(1) for mark in ("<e1>", "<e2>")], dim=1)
+
+
 def _numbers(vocabulary: Vocabulary) -> dict[str, int]:
     """The token of each mark."""
     for names in (TOKENS, UNUSED):

@@ -27,6 +27,12 @@ class Joined(NamedTuple):
     """(B, T) bool: the texts' own places, neither marks nor padding."""
 
 
+def segments_of(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """(B, T) tokens of joined pairs → (B, T) segments: 1 behind the first [SEP] up to the second."""
+    ends = (tokens == vocabulary.end).long()
+    return ((ends.cumsum(1) - ends) == 1).long()
+
+
 def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], vocabulary: Vocabulary) -> Joined:
     """Join two texts each.
 

@@ -15,6 +15,10 @@ GROUPS = 24
 """Places are drawn in so many groups at most."""
 
 
+SHOWN_AS = {"[MASK]": "▢", "[CLS]": "", "[SEP]": "¦"}
+"""What stands for a mark."""
+
+
 class Masked(NamedTuple):
     """One masked word among its neighbours."""
 
@@ -51,10 +55,10 @@ def masked_words(rows: Sequence[Masked]) -> Figure:
         words = [word for word, _ in guesses]
         right += words[0] == truth
         colour = style.BLUE if words[0] == truth else "#cfe4f1" if truth in words else "#f7d3bd"
-        _write(axes, 0.21, row, _end(_plain(before), 21), side="right", colour=style.GREY)
+        _write(axes, 0.21, row, _end(_plain(before), 20), side="right", colour=style.GREY)
         written = _write(axes, 0.28, row, _shown(truth, 11), side="center", colour=style.PAPER if words[0] == truth else style.INK)
         written.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 2.0})
-        _write(axes, 0.355, row, _begin(_plain(behind), 21), side="left", colour=style.GREY)
+        _write(axes, 0.355, row, _begin(_plain(behind), 20), side="left", colour=style.GREY)
         said = "  ".join(f"{_shown(word, 8)} {100 * share:.0f} %" for word, share in guesses)
         _write(axes, 0.57, row, said, side="left", colour=style.INK)
     style.headline(figure, f"{right} of {len(rows)} masked words are the first guess")
@@ -98,8 +102,9 @@ def _write(axes: Axes, x: float, row: int, text: str, *, side: Literal["left", "
 
 
 def _plain(tokens: Sequence[str]) -> str:
-    """Tokens as a text: a WordPiece's continuation joins what it continues; masked neighbours as ▢."""
-    return " ".join("▢" if piece == "[MASK]" else visible(piece) for piece in tokens).replace(" ##", "").replace("$", r"\$")
+    """Tokens as a text: a WordPiece's continuation joins what it continues."""
+    shown = [SHOWN_AS.get(piece, visible(piece)) for piece in tokens]
+    return " ".join(piece for piece in shown if piece).replace(" ##", "").replace("$", r"\$")
 
 
 def _begin(text: str, longest: int) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.data.segments import segments_of
 from components.data.sentence_pairs import MASK
 from components.data.tokens import Vocabulary
 from components.errors import DataError
@@ -135,6 +136,11 @@ class Pretraining:
             found["follows"] = float(F.softmax(follows.double(), dim=-1)[0, 0])
         unknown = unknown_tokens(batch, self.vocabulary)
         return found | ({"unknown": unknown} if unknown else {})
+
+    def served(self, model: Model, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, T, V) of the word at every place of tokens (B, T) alone."""
+        words: Tensor = model(tokens, lengths, segments_of(tokens, Vocabulary.load(self.vocabulary)))[0]
+        return words
 
     def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
         """`loss_by_position`: how well words are told at the beginning, in the middle and at the end of what is read."""

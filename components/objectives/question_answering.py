@@ -23,6 +23,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.data.segments import segments_of
+from components.data.tokens import Vocabulary
 from components.errors import DataError
 from components.metrics.question_answering import exact_match, word_f1, words
 from components.objectives.sequence_classification import unknown_tokens
@@ -149,6 +151,11 @@ class QuestionAnswering:
         unknown = unknown_tokens(batch, self.vocabulary)
         return {"answers": answers} | ({"unknown": unknown} if unknown else {})
 
+    def served(self, model: Model, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, T, 2) of windows (B, T) alone, as a batch has them."""
+        logits: Tensor = model(tokens, lengths, segments_of(tokens, Vocabulary.load(self.vocabulary)))
+        return logits
+
     def metrics(self, outcomes: Outcomes) -> dict[str, float]:
         """`exact_match` and `f1` (0 … 1), `nll` (nats). DataError when there are no outcomes."""
         if not len(outcomes.get("index", ())):
@@ -173,7 +180,7 @@ class QuestionAnswering:
         by_question = {name: grouped([kind(text) for text in found["question"]], found["f1"]) for name, found in runs.items()}
         by_length = {name: grouped([_length(given) for given in found["answers"]], found["f1"]) for name, found in runs.items()}
         return {
-            "f1_by_question": score_by_group(by_question, what="the question"),
+            "f1_by_question": score_by_group(by_question, what="what is asked"),
             "f1_by_length": score_by_group(by_length, what="words of the answer", ordered=True),
         }
 

@@ -9,14 +9,20 @@ Shapes: B sentences, T tokens, C relations.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from components.data.relations import places_of
+from components.data.tokens import Vocabulary
 from components.metrics.classification import confusion_matrix
 from components.metrics.relations import relation_f1
+from components.objectives.classification import Classification
 from components.objectives.sequence_classification import SequenceClassification
-from components.protocols import Batch, Model, Outcomes
+from components.protocols import Batch, Model, Outcomes, Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,24 @@ class Relations(SequenceClassification):
             )
         return found
 
-    def explain(self, model: Any, split: Any) -> dict[str, Any]:  # noqa: ARG002 — every objective's signature
+    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:
+        """As classification's; a direction stands before its relation, `1→2 Cause-Effect`, so that it is read where names are cut."""
+        names = [_direction_first(name) for name in self.class_names]
+        plain = Classification(classes=self.classes, class_names=names)
+        return plain.figures(outcomes, split)
+
+    def served(self, model: Model, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, C) of tokens (B, T) alone, the marks among them."""
+        assert self.vocabulary is not None
+        return self.logits(model, {"inputs": tokens, "lengths": lengths, "places": places_of(tokens, Vocabulary.load(self.vocabulary))})
+
+    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
         """None: what moved a decision is drawn for whole texts only."""
         return {}
+
+
+def _direction_first(name: str) -> str:
+    for written, shown in (("(e1,e2)", "1→2"), ("(e2,e1)", "2→1")):
+        if name.endswith(written):
+            return f"{shown} {name.removesuffix(written)}"
+    return name

@@ -99,7 +99,7 @@ def predict(
         if isinstance(answer, dict) and "objects" in answer:
             answer |= {"picture": str(write_objects(one, answer, target))}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
-        rows.append([_one_line(one), *_in_words(answer)])
+        rows.append([_one_line(one), *_in_words(answer, one)])
     output.table(["given", "answer", "besides"], rows)
     if any("picture" in answer for answer in answers):
         output.say(f"pictures and JSON in {target}")
@@ -147,10 +147,11 @@ def _one_line(given: str) -> str:
     return line if len(line) <= SHOWN_CHARACTERS or "/" in line else f"{line[: SHOWN_CHARACTERS - 1]}…"
 
 
-def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
-    """The answer, and what else there is to say about it."""
+def _in_words(answer: dict[str, Any] | LabError, given: str) -> list[str]:
+    """The answer to what was given, and what else there is to say about it."""
     if isinstance(answer, DataError):
-        return [f"error: {str(answer).partition(': ')[2] or answer}", ""]
+        place, colon, reason = str(answer).partition(": ")  # the first column has the file's name already
+        return [f"error: {reason if colon and place.endswith(given.removeprefix('~')) else answer}", ""]
     assert isinstance(answer, dict)
     besides = []
     if "answers" in answer:
@@ -163,6 +164,8 @@ def _in_words(answer: dict[str, Any] | LabError) -> list[str]:
         besides += [f"and {len(answer['objects']) - SHOWN_OBJECTS:,} more"] if len(answer["objects"]) > SHOWN_OBJECTS else []
     else:
         said = answer["text"] if "text" in answer else ", ".join(f"{value:g}" for value in answer["values"])
+    if "follows" in answer:
+        besides.append(f"the second text follows the first: {answer['follows']:.1%}")
     if "unknown" in answer:
         besides.append(f"{answer['unknown']:,} unknown to the vocabulary")
     if "cut" in answer:

@@ -103,7 +103,8 @@ def example(folder: Path) -> tuple[Any, tuple[int, ...], str]:
     try:
         facts = json.loads((folder / "data.json").read_text())["facts"]
         if "vocabulary_size" in facts:
-            outputs = {"sequence": (facts.get("classes"),), "text": (-1,)}.get(facts["predicts"], (-1, facts.get("classes")))
+            classes = facts.get("classes")
+            outputs = {"sequence": (classes,), "relation": (classes,), "text": (-1,)}.get(facts["predicts"], (-1, classes))
             return np.ones((2, 2), dtype=np.int64), outputs, "int64" if facts["predicts"] == "text" else "float32"
         outputs = (-1, 6) if facts.get("predicts") == "boxes" else (facts["classes"],)
         return np.zeros((2, *facts["input_shape"]), dtype=np.float32), outputs, "float32"

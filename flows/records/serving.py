@@ -109,6 +109,8 @@ def _load_pyfunc(data_path: str) -> Served | ServedTokens | ServedDetector:
         return ServedDetector(lambda pictures: objective.detect(model, objective.propose({"inputs": pictures})))
     if "target_vocabulary" in facts:
         return ServedTokens(lambda tokens, lengths: objective.write(model, {"inputs": tokens, "lengths": lengths}))
+    if hasattr(objective, "served"):
+        return ServedTokens(lambda tokens, lengths: objective.served(model, tokens, lengths).float())
     if "vocabulary_size" in facts:
         return ServedTokens(lambda tokens, lengths: model(tokens, lengths).float())
     return Served(model, tuple(facts["input_shape"]))
