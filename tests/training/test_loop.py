@@ -155,6 +155,24 @@ def test_logging_diagnosing_and_saving_change_no_bit(tmp_path):
     assert {"gradients/0", "gradients/3"} <= recorder.series.keys()
 
 
+def test_samples_are_shown_every_so_many_epochs_and_change_no_bit(monkeypatch):
+    shown, drawn = [], []
+
+    def samples(self, network, batch):
+        shown.append((network.training, torch.is_grad_enabled(), len(batch["inputs"])))
+        return "a picture"
+
+    monkeypatch.setattr(Classify, "samples", samples, raising=False)
+    monkeypatch.setattr(Memory, "figure", lambda self, name, figure, *, step: drawn.append((name, figure, step)))
+    plain, _ = train(Trainer(epochs=5))
+    assert shown == []
+    sampled, _ = train(Trainer(epochs=5, sample_every=2))
+    steps = sampled.state.step // 5
+    assert [(training, gradients) for training, gradients, _ in shown] == [(False, False)] * 2
+    assert drawn == [("samples/epoch-002", "a picture", 2 * steps), ("samples/epoch-004", "a picture", 4 * steps)]
+    assert weights_sha256(plain.weights) == weights_sha256(sampled.weights)
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 6, 7, 8, 13, 14, 20])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_run_that_is_stopped_anywhere_and_resumed_is_the_run_that_was_not(tmp_path, stop_at, accumulate):
