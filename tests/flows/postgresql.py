@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,21 +31,24 @@ def run(*command: str) -> None:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """A server with its data in the empty `folder`, whose user `lab` has to say PASSWORD; gives its port on 127.0.0.1."""
-    secret = folder / "password"
-    secret.write_text(PASSWORD)
-    if AS_ROOT:
-        for above in (folder, *folder.parents[:3]):
-            above.chmod(0o755)
-        shutil.chown(folder, "postgres")
-        shutil.chown(secret, "postgres")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = int(free.getsockname()[1])
-    run("initdb", "-D", f"{folder}/data", "--auth=scram-sha-256", f"--pwfile={secret}", "-U", "lab", "--no-sync")
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
-    try:
-        yield port
-    finally:
-        run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+def server() -> Iterator[int]:
+    """A server with nothing in it, whose user `lab` has to say PASSWORD; gives its port on 127.0.0.1.
+
+    Its files are not in pytest's own folder: every other session of pytest closes that to the user `postgres`.
+    """
+    with tempfile.TemporaryDirectory(prefix="lab-postgresql-") as made:
+        folder = Path(made)
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        if AS_ROOT:
+            shutil.chown(folder, "postgres")
+            shutil.chown(secret, "postgres")
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            port = int(free.getsockname()[1])
+        run("initdb", "-D", f"{folder}/data", "--auth=scram-sha-256", f"--pwfile={secret}", "-U", "lab", "--no-sync")
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+        run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield port
+        finally:
+            run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")

@@ -28,8 +28,8 @@ NUMBERS = count()
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with postgresql.server(tmp_path_factory.mktemp("postgres")) as port:
+def port() -> Iterator[int]:
+    with postgresql.server() as port:
         yield port
 
 

@@ -22,9 +22,9 @@ pytestmark = postgresql.needs_postgresql
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """The address of an empty database on a server of the tests' own."""
-    with postgresql.server(tmp_path_factory.mktemp("postgres")) as port:
+    with postgresql.server() as port:
         yield f"postgresql+psycopg://lab:{quote(postgresql.PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
 
 

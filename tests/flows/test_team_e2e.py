@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -85,8 +84,7 @@ def team(local: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     secret = folder / "secret"
     secret.write_text(postgresql.PASSWORD)
-    (folder / "postgres").mkdir()
-    with postgresql.server(folder / "postgres") as port, ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+    with postgresql.server() as port, ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
         threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05}).start()
         url = f"postgresql+psycopg://lab@127.0.0.1:{port}/team"
         shared = replace(local, database=url, password_file=secret, artifact_store=str(folder / "artifacts"), runs_per_user=1)
@@ -201,7 +199,11 @@ def test_on_every_port_nobody_comes_in_without_the_right_credentials(team: tuple
         if connection.status == psutil.CONN_LISTEN
     }
     assert {place.ip for place in listening} == {"127.0.0.1"}
-    assert {place.port for place in listening} == {shared.prefect_port, shared.mlflow_port}, "there is no other port to ask"
+    others = {place.port for place in listening} - {shared.prefect_port, shared.mlflow_port}
+    for port in others:  # Prefect's worker listens to its own flow runs, each of which has a word of its own to say
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+            stranger.sendall(b"not-the-word\n")
+            assert stranger.recv(1) == b"", port
 
 
 def test_sockets_ask_who_it_is(team: tuple[Settings, Any, Any]) -> None:
@@ -213,11 +215,10 @@ def test_sockets_ask_who_it_is(team: tuple[Settings, Any, Any]) -> None:
     for path in ("events/in", "events/out", "logs/out"):
         address = f"{shared.prefect_api.replace('http', 'ws', 1)}/{path}"
         for token, answered in ((login.prefect.string, True), ("lab:wrong", False), (None, False)):
-            with connect(address, subprotocols=["prefect"], proxy=None) as socket:  # type: ignore[list-item]
-                encoded = base64.b64encode((token or "").encode()).decode()
-                socket.send(json.dumps({"type": "auth", "token": encoded if token else None}))
+            with connect(address, subprotocols=["prefect"], proxy=None) as connection:  # type: ignore[list-item]
+                connection.send(json.dumps({"type": "auth", "token": token}))
                 try:
-                    assert json.loads(socket.recv(timeout=20))["type"] == "auth_success"
+                    assert json.loads(connection.recv(timeout=20))["type"] == "auth_success"
                     assert answered, (path, token)
                 except ConnectionClosed:
                     assert not answered, (path, token)
@@ -284,37 +285,3 @@ def test_wrong_credentials_are_one_line(team: tuple[Settings, Any, Any], tmp_pat
     (tmp_path / "wrong.json").write_text(json.dumps({key: {"user": "lab", "password": "not-it"} for key in ("prefect", "mlflow")}))
     error = lab(replace(shared, credentials_file=tmp_path / "wrong.json"), "schedule", "list", code=2)["error"]
     assert re.fullmatch(r"the Prefect server at \S+ asks for credentials, and those in \S+/wrong\.json are not right", error)
-
-
-def test_a_backup_comes_back_whole(team: tuple[Settings, Any, Any], tmp_path: Path) -> None:
-    shared, _, _ = team
-    programs = Path(__file__).parents[2] / "infra"
-    path = f"{postgresql.PROGRAMS[-1]}:{os.environ['PATH']}"
-    given = os.environ | environment(shared) | {"PATH": path}
-    saved = subprocess.run([programs / "backup", tmp_path / "saved"], env=given, capture_output=True, text=True, check=True).stdout.strip()
-    assert sorted(file.name for file in Path(saved).iterdir()) == [".dump", "SHA256SUMS", "_mlflow.dump", "_prefect.dump"]
-    assert Path(saved).stat().st_mode & 0o077 == 0
-
-    refused = subprocess.run([programs / "restore", saved], env=given, capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stderr) == (1, "the database team exists already; nothing was changed\n")
-    back = replace(shared, database=f"{shared.database}_back")
-    given |= environment(back) | {"PATH": path}
-    subprocess.run([programs / "restore", saved], env=given, capture_output=True, text=True, check=True)
-
-    def counts(settings: Settings) -> dict[str, int]:
-        found = {}
-        for part in postgres.PARTS:
-            with postgres.connect(postgres.address(str(settings.database), part, settings.password_file)) as connection:
-                names = [name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-                found |= {f"{part}.{name}": connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in names}
-        return found
-
-    moving = {"prefect.events", "prefect.event_resources", "prefect.worker", "prefect.services", "prefect.log", "prefect.automation_bucket"}
-    before, after = ({name: n for name, n in counts(each).items() if name not in moving} for each in (shared, back))
-    assert len(before) > 100
-    assert after == before
-
-    (Path(saved) / ".dump").write_bytes(b"torn")
-    torn = subprocess.run([programs / "restore", saved], env=given, capture_output=True, text=True, check=False)
-    assert torn.returncode == 1
-    assert ".dump: FAILED" in torn.stdout
