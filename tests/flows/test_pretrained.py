@@ -199,6 +199,29 @@ def test_what_is_to_be_trained_first(settings: Settings, monkeypatch: pytest.Mon
         pretraining.needed(["experiment=mlp_digits"], settings)
 
 
+def test_the_flow_trains_first_what_it_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import train as module
+
+    class StartedError(Exception):
+        pass
+
+    def start(*_: object) -> None:
+        raise StartedError
+
+    done: list[str] = []
+    monkeypatch.setattr(module, "needed", lambda overrides, _: ["vgg_mnist", "mlp_mnist"] if overrides == ["experiment=mlp_digits"] else [])
+    monkeypatch.setattr(module, "pretrain", done.append)
+    monkeypatch.setattr(module, "Session", start)
+    for given, expected in (
+        ({"overrides": ["experiment=mlp_digits"]}, ["vgg_mnist", "mlp_mnist"]),
+        ({"overrides": [], "resume": "run-1"}, []),
+    ):
+        with pytest.raises(StartedError):
+            module.train(**given)  # type: ignore[arg-type]
+        assert done == expected
+        done.clear()
+
+
 def test_weights_of_something_else_are_refused(settings: Settings, tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {})
     with pytest.raises(RequestError, match="fits this model"):
