@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from components.errors import LabError
-from flows.commands import lab, listing, schedule, sweep, team, training, using, vectors
+from flows.commands import lab, listing, schedule, sweep, team, training, using, vectors, worker
 
 INTERRUPTED = 130
 """What Typer makes of a Ctrl-C that no command has taken care of."""
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (training, sweep, using, vectors, schedule, lab, team, listing):
+for group in (training, sweep, using, vectors, schedule, lab, team, listing, worker):
     group.register(app)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from flows import code
 from flows.lab import access, health, limits, notifications
 from flows.lab.settings import SECRET, WORK_POOL, Settings
 
@@ -30,7 +31,9 @@ def deploy(settings: Settings) -> list[str]:
     from prefect.client.schemas.actions import DeploymentUpdate
 
     shown = {name: value for name, value in settings.lab_environment().items() if name not in SECRET}  # everybody sees a deployment's
-    environment = {**shown, "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
+    environment = {**shown, **code.deployed(ROOT), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
+    # A worker on another machine has the code elsewhere, and says so in the flow run's environment (flows/worker.py).
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${code.FOLDER} }}}}"}}]
     deployed = []
     for name, (entrypoint, description) in FLOWS.items():
         remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)
@@ -48,7 +51,7 @@ def deploy(settings: Settings) -> list[str]:
         with get_client(sync_client=True) as client:
             schema = client.read_deployment(identity).parameter_openapi_schema
             strict = {**(schema or {}), "additionalProperties": False}  # Prefect lets unknown parameters in, and the run then crashes
-            client.update_deployment(identity, DeploymentUpdate(parameter_openapi_schema=strict))
+            client.update_deployment(identity, DeploymentUpdate(parameter_openapi_schema=strict, pull_steps=pull))
         deployed.append(f"{remote.name}/{name}")  # type: ignore[union-attr]
     return deployed
 

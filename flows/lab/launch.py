@@ -53,22 +53,25 @@ def refuse_strangers(settings: Settings) -> None:
         )
 
 
-def look_after(command: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> int:
+def look_after(command: Sequence[str], settings: Settings, environment: Mapping[str, str], *, apart: bool = False) -> int:
     """Run the worker, and end its flow runs properly when asked to stop (SIGTERM); returns the worker's exit code.
 
     Prefect's worker kills its flow runs at once when it is stopped, and the server goes on showing them as running. So it never gets
-    that signal: see `processes.end_flow_runs`.
+    that signal: see `processes.end_flow_runs`. With `apart` a Ctrl-C in the terminal does not reach it either, and means the same here.
     """
 
     def asked_to_stop(_signum: int, _frame: object) -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, asked_to_stop)
-    worker = subprocess.Popen(command, env=environment)
+    worker = subprocess.Popen(command, env=environment, start_new_session=apart)
     try:
         return worker.wait()
+    except KeyboardInterrupt:
+        return 0
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if worker.poll() is None:
             processes.end_flow_runs(settings.home)
             worker.wait()

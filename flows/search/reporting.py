@@ -106,6 +106,12 @@ def _tested(sweep: Sweep, winners: Sequence[Trial], settings: Settings, tell: Te
     found: dict[int, dict[str, float]] = {}
     for trial in winners:
         if trial.run not in known:
+            if not (folder_of(settings, sweep.name, trial.run) / "model").is_dir():
+                elsewhere = (
+                    f"{trial.run} is on another machine, and so not evaluated on the test split: let all workers share {settings.sweeps}"
+                )
+                tell({"kind": "warning", "message": elsewhere})
+                continue
             try:
                 metrics = evaluate_and_record(trial.run, "test", settings)["metrics"]
             except RequestError:  # the data has no test split
