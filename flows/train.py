@@ -142,7 +142,8 @@ def train(overrides: list[str], *, resume: str = "", catch_up: CatchUp = LATEST)
     if session is None and not resume:
         for experiment in needed(overrides, Settings.load()):
             pretrain(experiment)
-    with _gpu_slot(), session or Session({"resume": resume} if resume else {"overrides": overrides}, Settings.load()) as session:
+    request = {"resume": resume} if resume else {"overrides": overrides}
+    with _gpu_slot(), session or Session(request, Settings.load(), watch=_note) as session:
         page = f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}"
         session.tags |= {"prefect.flow_run_id": str(runtime.flow_run.id), "prefect.url": page}
         try:
@@ -201,6 +202,12 @@ def _progress(session: Session, run: str) -> Iterator[None]:
         update_progress_artifact(artifact, progress=100.0)
     finally:
         session.training.watch = outer
+
+
+def _note(line: dict[str, Any]) -> None:
+    """What the trainer has to say beside its progress, in the log: that data are prepared, that more machines are waited for."""
+    if line["kind"] == "note":
+        get_run_logger().info(line["text"])
 
 
 def _link(session: Session) -> None:

@@ -26,6 +26,11 @@ class LabWorker(ProcessWorker):
 
     type = "process"
 
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """A name of its own: Prefect's own worker stays the one that is meant by `process`."""
+        return "lab-process"
+
     async def run(self, flow_run: Any, configuration: ProcessJobConfiguration, task_status: Any = None) -> ProcessWorkerResult:
         """Run it here with the right settings and the right code; a run whose code cannot be had is marked as failed."""
         settings = Settings.load()

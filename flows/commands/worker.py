@@ -21,8 +21,8 @@ def worker(
         str, typer.Option(help="Where its MLflow server is; without it port 5000 of the same host.", show_default=False)
     ] = "",
     limit: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many flow runs at once; without it LAB_WORKERS.", show_default=False)
-    ] = 0,
+        int | None, typer.Option(min=1, max=1000, help="How many flow runs at once; without it LAB_WORKERS.", show_default=False)
+    ] = None,
     git: Annotated[
         str, typer.Option(help="Repository to take a run's commit from, where the code here is another.", show_default=False)
     ] = "",

@@ -1,0 +1,85 @@
+"""What a worker on another machine does with a flow run before it starts: its own settings, the right code, or no."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lab_command import lab
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+
+from flows import code
+from flows.lab.settings import Settings
+from flows.worker import LabWorker
+
+
+class Client:
+    """Remembers the states that it was told."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[str, Any, bool]] = []
+
+    async def set_flow_run_state(self, flow_run_id: str, state: Any, force: bool) -> None:
+        self.states.append((flow_run_id, state, force))
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker that knows no server; `told` is what it has said to one."""
+    made = object.__new__(LabWorker)
+    made.told = Client()  # type: ignore[attr-defined]
+    monkeypatch.setattr(LabWorker, "client", made.told, raising=False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(LabWorker, "get_flow_run_logger", lambda *_: logging.getLogger("test"))
+    return made
+
+
+def given(wanted: code.Code) -> Any:
+    """What a deployment of another machine asks for, as Prefect hands it over: beside everything from this process's environment."""
+    theirs = {"LAB_HOME": "/home/hub/.lab", "LAB_DATABASE_URL": "theirs", "LAB_HOST": "hub", "OTHER": "kept", code.FOLDER: "/home/hub/lab"}
+    return SimpleNamespace(env={**theirs, code.VARIABLE: json.dumps(vars(wanted))})
+
+
+def test_a_flow_run_gets_this_machines_settings_and_code(worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    async def start(_self: Any, _run: Any, configuration: Any, _status: Any = None) -> ProcessWorkerResult:
+        started.append(configuration.env)
+        return ProcessWorkerResult(status_code=0, identifier="1")
+
+    monkeypatch.setattr(ProcessWorker, "run", start)
+    for name in ("LAB_DATABASE_URL", "LAB_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.setenv("LAB_PREFECT_API_URL", "http://hub:4200/api")
+    asyncio.run(worker.run(SimpleNamespace(id="f"), given(code.of())))
+    (environment,) = started
+    assert environment["LAB_HOME"] == str(tmp_path)
+    assert environment["LAB_PREFECT_API_URL"] == "http://hub:4200/api"
+    assert "LAB_DATABASE_URL" not in environment
+    assert environment["LAB_HOST"] == "127.0.0.1"
+    assert environment["OTHER"] == "kept"
+    assert environment[code.FOLDER] == environment["PYTHONPATH"] == str(code.ROOT)
+    assert worker.told.states == []
+
+
+def test_other_code_is_no_reason_to_start_anything(worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessWorker, "run", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.delenv(code.REPOSITORY, raising=False)
+    begun: list[int] = []
+    status = SimpleNamespace(started=begun.append)
+    found = asyncio.run(worker.run(SimpleNamespace(id="f"), given(code.Code("0123456789abcdef", "c" * 40)), status))
+    assert found.status_code == 0, "Prefect would call anything else a crash"
+    ((run, state, force),) = worker.told.states
+    assert (run, state.type.value, force) == ("f", "FAILED", True)
+    assert f"has code version {code.version(code.ROOT)}, and the run is of 0123456789abcdef (commit cccccccccc)" in state.message
+    assert len(begun) == 1, "Prefect waits for that"
+
+
+def test_a_server_that_is_not_there_is_one_line(settings: Settings) -> None:
+    done = lab(settings, "worker", "--url", "http://127.0.0.1:9")
+    assert done.code == 2
+    assert done.err == "lab: no Prefect server answers at http://127.0.0.1:9/api; on its machine: lab up (LAB_HOST says where it listens)\n"
