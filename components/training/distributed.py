@@ -11,7 +11,8 @@ The loop (components/training/loop.py) does not know of it. Each process runs it
 
 Li et al. 2020 (arXiv:2006.15704) for DDP, Zhao et al. 2023 (arXiv:2304.11277) for FSDP. Where we differ: DDP averages the gradients of
 equally large shares; ours may differ by one example, or in tokens, or be empty, so each loss is weighted by the number of terms that it
-is the mean of (`Objective.terms`, by default examples). A batch normalization measures each process's share, as in DDP.
+is the mean of (`Objective.terms`, by default examples). A batch normalization measures each process's share, as in DDP. Pictures of samples
+(`sample_every`) are not drawn.
 """
 
 from __future__ import annotations

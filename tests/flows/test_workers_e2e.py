@@ -93,9 +93,9 @@ def database(machine: Machine, folder: Path) -> Iterator[str]:
         shutil.chown(folder, "postgres")
     as_other = ["runuser", "-u", "postgres", "--"] if postgresql.AS_ROOT else []
 
-    def run(*words: str) -> None:
+    def run(*words: str, check: bool = True) -> None:
         program = str(postgresql.PROGRAMS[-1] / words[0])
-        subprocess.run(machine.command(*as_other, program, *words[1:]), check=True, capture_output=True, cwd="/")
+        subprocess.run(machine.command(*as_other, program, *words[1:]), check=check, capture_output=True, cwd="/")
 
     run("initdb", "-D", f"{folder}/data", "--auth=trust", "-U", "lab", "--no-sync")
     (folder / "data/pg_hba.conf").write_text("local all all trust\nhost all all 10.213.0.0/16 trust\n")
@@ -104,7 +104,7 @@ def database(machine: Machine, folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://lab@{machine.address}:5432/lab"
     finally:
-        run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "-t", "300", "stop", check=False)
 
 
 @dataclass(frozen=True)
