@@ -23,6 +23,8 @@ FLOWS = {
     "evaluate": ("flows/evaluate.py:evaluate_flow", "Evaluate a finished run again on one split of its data"),
 }
 """Deployment name → entry point, description."""
+PULL: list[dict[str, Any]] = [{"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${code.FOLDER} }}}}"}}]
+"""A worker on another machine has the code elsewhere, and says so in the flow run's environment (flows/worker.py)."""
 
 
 def deploy(settings: Settings) -> list[str]:
@@ -32,8 +34,6 @@ def deploy(settings: Settings) -> list[str]:
 
     shown = {name: value for name, value in settings.lab_environment().items() if name not in SECRET}  # everybody sees a deployment's
     environment = {**shown, **code.deployed(ROOT), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false"}
-    # A worker on another machine has the code elsewhere, and says so in the flow run's environment (flows/worker.py).
-    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": f"{{{{ ${code.FOLDER} }}}}"}}]
     deployed = []
     for name, (entrypoint, description) in FLOWS.items():
         remote = flow.from_source(source=str(ROOT), entrypoint=entrypoint)
@@ -51,7 +51,7 @@ def deploy(settings: Settings) -> list[str]:
         with get_client(sync_client=True) as client:
             schema = client.read_deployment(identity).parameter_openapi_schema
             strict = {**(schema or {}), "additionalProperties": False}  # Prefect lets unknown parameters in, and the run then crashes
-            client.update_deployment(identity, DeploymentUpdate(parameter_openapi_schema=strict, pull_steps=pull))
+            client.update_deployment(identity, DeploymentUpdate(parameter_openapi_schema=strict, pull_steps=PULL))
         deployed.append(f"{remote.name}/{name}")  # type: ignore[union-attr]
     return deployed
 

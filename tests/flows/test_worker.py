@@ -83,3 +83,16 @@ def test_a_server_that_is_not_there_is_one_line(settings: Settings) -> None:
     done = lab(settings, "worker", "--url", "http://127.0.0.1:9")
     assert done.code == 2
     assert done.err == "lab: no Prefect server answers at http://127.0.0.1:9/api; on its machine: lab up (LAB_HOST says where it listens)\n"
+
+
+def test_a_flow_run_works_in_the_folder_that_its_worker_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deployed has no folder of any machine in it: Prefect fills it in when the flow run starts."""
+    from prefect.deployments.steps.core import run_steps
+
+    from flows.deployments import PULL
+
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv(code.FOLDER, str(tmp_path))
+    assert asyncio.run(run_steps(PULL))["directory"] == str(tmp_path)
+    assert Path.cwd() == tmp_path
