@@ -19,6 +19,7 @@ from components.errors import DataError, RequestError
 from components.hugging_face import exchange, folder, packaged
 from components.hugging_face.architectures import architecture
 from components.layers.positions import Learned
+from components.models.bert import mean
 from flows import runs
 from flows.config.build import build
 from flows.lab.settings import Settings
@@ -49,8 +50,7 @@ class Encoder:
         for first in range(0, len(texts), BATCH):
             tokens = [self._tokens(text)[0] for text in texts[first : first + BATCH]]
             states, lengths = self._states(tokens)
-            pooled = states[:, 0] if getattr(self.model, "pool", "mean") == "first" else _mean(states, lengths)
-            rows.append(pooled)
+            rows.append(states[:, 0] if getattr(self.model, "pool", "mean") == "first" else mean(states, lengths))
         return torch.cat(rows)
 
     def word(self, word: str, text: str) -> Tensor:
@@ -59,9 +59,10 @@ class Encoder:
         if begin < 0:
             raise DataError(f"{word!r} does not occur in {text!r}")
         tokens, spans = self._tokens(text)
-        before = len(self.vocabulary.framed([])) and self.vocabulary.framed([-1]).index(-1)  # marks in front of the text
-        places = [before + place for place, (start, stop) in enumerate(spans) if start < begin + len(word) and stop > begin]
-        places = [place for place in places if place < len(tokens) - (len(self.vocabulary.framed([])) - before)]
+        before = self.vocabulary.framed([-1]).index(-1)  # marks in front of the text
+        read = len(tokens) - len(self.vocabulary.framed([]))
+        own = [place for place, (start, stop) in enumerate(spans) if start < begin + len(word) and stop > begin]
+        places = [before + place for place in own if place < read]
         if not places:
             raise DataError(f"{word!r} stands behind the {self.longest} tokens that the model reads")
         return self._states([tokens])[0][0, places].mean(0)
@@ -120,8 +121,3 @@ def _checked(name: str, model: nn.Module, vocabulary: str) -> Encoder:
         raise RequestError(f"{name} is a {type(model).__name__}, which makes no vectors of texts (bert does)")
     longest = next(module.table.num_embeddings for module in model.modules() if isinstance(module, Learned))
     return Encoder(name, model, Vocabulary.load(vocabulary), longest)
-
-
-def _mean(states: Tensor, lengths: Tensor) -> Tensor:
-    words = torch.arange(states.shape[1]) < lengths.unsqueeze(1)
-    return (states * words.unsqueeze(-1)).sum(1) / lengths.unsqueeze(1)
