@@ -7,11 +7,16 @@ from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from components.errors import ConfigError
+from components.data.batches import Batches
+from components.errors import ConfigError, Interrupted
 from components.layers.region_heads import CODER
 from components.models.rcnn import RCNN, Warp
 from components.objectives.region_stages import RegionStages, hinge, svm_verdicts
 from components.optimizers import Momentum
+from components.schedules import Constant
+from components.training.checkpoint import Checkpoints
+from components.training.loop import fit
+from components.training.settings import Trainer
 
 
 def small(stage="features", **given) -> RCNN:
@@ -186,3 +191,58 @@ def test_one_batch_can_be_learned_by_heart():
         for one, label in zip(task.detect(model.eval(), learned), labels, strict=True):
             assert sorted(set(one.labels[one.scores > 0.5].tolist())) == label.tolist(), stage
     assert task.losses(model, learned)["loss"].item() < 0.1
+
+
+class _Scenes:
+    """Four pictures of noise with a bright square each, and regions near it."""
+
+    lengths = None
+
+    def __len__(self):
+        return 4
+
+    def batch(self, index, generator=None):
+        box = torch.tensor([[10.0, 10, 30, 30]])
+        inputs = torch.stack([torch.randn(1, 48, 48, generator=torch.Generator().manual_seed(place)) for place in index.tolist()])
+        inputs[:, :, 10:30, 10:30] += 2
+        count = len(index)
+        regions = torch.tensor([[8.0, 10, 30, 30], [0, 0, 20, 20], [25, 25, 47, 47], [12, 8, 28, 34], [30, 0, 47, 20]])
+        none = [torch.zeros(1, dtype=torch.bool)] * count
+        labels = [torch.ones(1, dtype=torch.int64)] * count
+        return {"inputs": inputs, "boxes": [box] * count, "labels": labels, "difficult": none, "regions": [regions] * count, "index": index}
+
+
+class _Silent:
+    def metrics(self, values, *, step, epoch): ...
+
+    def figure(self, name, figure, *, step): ...
+
+    def flush(self): ...
+
+
+@pytest.mark.parametrize("stage", ["features", "svms", "boxes"])
+def test_a_stage_that_was_stopped_goes_on_bit_for_bit(stage, tmp_path):
+    def train(folder, stops):
+        torch.manual_seed(3)
+        asked = iter(range(1, 100))
+        return fit(
+            small(stage, batch_norm=True),
+            objective(stage, regions=3),
+            Batches(_Scenes(), batch_size=2, seed=0, shuffle=True),
+            None,
+            optimizer=Momentum(learning_rate=0.05),
+            schedule=Constant(),
+            settings=Trainer(epochs=3, batch_size=2, device="cpu", diagnose_every=0),
+            device=torch.device("cpu"),
+            recorder=_Silent(),
+            checkpoints=Checkpoints(tmp_path / folder),
+            stopping=lambda: next(asked) == stops,
+        )
+
+    whole = train("whole", None).weights
+    with pytest.raises(Interrupted):
+        train("stopped", 3)
+    again = train("stopped", None).weights
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    before = small(stage, batch_norm=True).state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in whole.items())
