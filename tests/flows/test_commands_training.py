@@ -96,7 +96,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
-    names = ("one.png", "one.jpg", "print.jpg", "torn.png", "notes.txt", "missing.png", ".")
+    names = ("one.png", "one.jpg", "print.jpg", "torn.png", "notes.txt", "missing.png")
     done = lab(module_settings, "predict", "last", *(str(pictures / name) for name in names), "--json")
     assert done.code == 0
     found = done.json
@@ -111,6 +111,8 @@ def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settin
         assert set(answer) == {"given", "error"}, name
         assert "\n" not in answer["error"]
     assert str(pictures / "one.png") in lab(module_settings, "predict", "last", str(pictures / "one.png")).out
+    every = lab(module_settings, "predict", "last", str(pictures), "--json").json["predictions"]
+    assert [answer["given"] for answer in every] == sorted(str(path) for path in pictures.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def test_predict_fails_when_no_file_can_be_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
