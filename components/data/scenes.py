@@ -99,7 +99,7 @@ class Scenes(DetectionData):
     largest: Annotated[float, Gt(4)] = 88.0
     most: Annotated[int, Ge(1), Le(50)] = 6
     scene_seed: Annotated[int, Ge(0)] = 0
-    grounds: Grounds = "photographs"
+    grounds: Grounds = "parts"
 
     name: ClassVar[str] = "scenes"
 

@@ -112,7 +112,7 @@ def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settin
         assert "\n" not in answer["error"]
     assert str(pictures / "one.png") in lab(module_settings, "predict", "last", str(pictures / "one.png")).out
     every = lab(module_settings, "predict", "last", str(pictures), "--json").json["predictions"]
-    assert [answer["given"] for answer in every] == sorted(str(path) for path in pictures.iterdir() if path.is_file() and not path.name.startswith("."))
+    assert [answer["given"] for answer in every] == sorted(str(path) for path in pictures.glob("[!.]*") if path.is_file())
 
 
 def test_predict_fails_when_no_file_can_be_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
