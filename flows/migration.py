@@ -140,15 +140,13 @@ def _current(name: str, file: Path, folder: Path, settings: Settings) -> str:
 
 def _refuse_what_is_used(name: str, settings: Settings) -> None:
     """A copy takes the place of what a new store holds by itself, and of nothing that somebody made."""
-    from sqlalchemy import create_engine, func, select
+    from sqlalchemy import NullPool, create_engine, func, select
 
-    engine = create_engine(_target(name, settings))
     tables = _metadata(name).tables
-    with engine.connect() as connection:
+    with create_engine(_target(name, settings), poolclass=NullPool).connect() as connection:
         for what, (store, table) in COUNTED.items():
             if store == name and (count := connection.execute(select(func.count()).select_from(tables[table])).scalar_one()):
                 raise RequestError(f"the PostgreSQL lab has {count} {what} already, and they would be lost: choose an empty database")
-    engine.dispose()
 
 
 def _copy(name: str, source: str, settings: Settings, transactions: ExitStack, moved: tuple[str, str] | None) -> dict[str, int]:

@@ -205,7 +205,7 @@ def test_the_flow_trains_first_what_it_begins_with(monkeypatch: pytest.MonkeyPat
     class StartedError(Exception):
         pass
 
-    def start(*_: object) -> None:
+    def start(*_: object, **__: object) -> None:
         raise StartedError
 
     done: list[str] = []

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,14 +88,21 @@ def test_a_server_that_is_not_there_is_one_line(settings: Settings) -> None:
     assert done.err == "lab: no Prefect server answers at http://127.0.0.1:9/api; on its machine: lab up (LAB_HOST says where it listens)\n"
 
 
-def test_a_flow_run_works_in_the_folder_that_its_worker_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is deployed has no folder of any machine in it: Prefect fills it in when the flow run starts."""
-    from prefect.deployments.steps.core import run_steps
-
-    from flows.deployments import PULL
-
-    monkeypatch.chdir("/")
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setenv(code.FOLDER, str(tmp_path))
-    assert asyncio.run(run_steps(PULL))["directory"] == str(tmp_path)
-    assert Path.cwd() == tmp_path
+def test_a_flow_run_works_in_the_folder_that_its_worker_names(tmp_path: Path) -> None:
+    """What is deployed has no folder of any machine in it: Prefect fills it in when the flow run starts. No server is asked."""
+    program = (
+        "import asyncio, pathlib; from prefect.deployments.steps.core import run_steps; from flows.deployments import PULL; "
+        "print(asyncio.run(run_steps(PULL))['directory'], pathlib.Path.cwd())"
+    )
+    own = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "prefect"), code.FOLDER: str(tmp_path)}
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd="/",
+        env=os.environ | own | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines()[-1:] == [f"{tmp_path} {tmp_path}"], done.stderr
