@@ -184,6 +184,7 @@ def team(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Tea
 
 
 def test_a_sweep_in_the_pool_uses_the_workers_of_all_machines(team: Team) -> None:
+    """There is enough to do for the other machines' flow runs to start before the first has done it all."""
     for host in ("one", "two"):
         team.worker(host)
     names = {"lab@hub", "lab@one", "lab@two"}
@@ -191,14 +192,19 @@ def test_a_sweep_in_the_pool_uses_the_workers_of_all_machines(team: Team) -> Non
     parameters = {
         "experiment": "mlp_digits",
         "search": "initializers",
-        "overrides": ["trainer.epochs=6", "trainer.threads=1", "search.space.initializer=[he_normal,xavier,orthogonal]", "search.seeds=4"],
+        "overrides": [
+            "trainer.epochs=200",
+            "trainer.threads=1",
+            "search.space.initializer=[he_normal,xavier,orthogonal]",
+            "search.seeds=8",
+        ],
     }
     deployment = team.ask("/deployments/name/sweep/sweep")["id"]
     ended = team.end_of(team.queue(deployment, **parameters, backend="pool", workers=3))
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
     (folder,) = (team.settings.home / "sweeps").iterdir()
     sweep = Sweep.load(team.settings, folder.name)
-    assert sweep.counts() == {"complete": 12, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert sweep.counts() == {"complete": 24, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
     hosts = {str(trial.user_attrs["worker"]).split(":")[0] for trial in sweep.study.trials if trial.state.name == "COMPLETE"}
     assert hosts == {"hub", "one", "two"}
     report = json.loads((folder / "report/report.json").read_text())
