@@ -64,7 +64,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Settings:
     plan, objectives = Plan(name="mine", space={"x": 1}, sampler="random", trials=2), [Objective("validation/accuracy", "max")]
     sweep = Sweep.create(settings, "two", overrides=[], plan=plan, space=Space((rate,)), objectives=objectives, seed=0)
     while (taken := sweep.take("here:1:1.00")) is not None:
-        sweep.complete([(taken, {"seconds": 0.1, "samples": 1}, [taken.chosen["optimizer.learning_rate"]])])
+        sweep.complete((taken, {"seconds": 0.1, "samples": 1}, [taken.chosen["optimizer.learning_rate"]]))
     return settings
 
 
