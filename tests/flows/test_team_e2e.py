@@ -118,7 +118,7 @@ def test_everything_is_still_there(local: Settings, team: tuple[Settings, Any, d
     assert copied["schedules"] == copied["studies"] == copied["registered model versions"] == copied["MLflow runs"] == 1
     assert copied["flow runs"] >= 1
     assert copied["trials"] == 2
-    assert copied["metric values"] > 50
+    assert copied["metric values"] > 20
     [schedule] = lab(shared, "schedule", "list")["schedules"]
     assert (schedule["name"], schedule["deployment"]) == ("nightly", "train")
     [trained] = [folder.name for folder in local.runs.iterdir()]
