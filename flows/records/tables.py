@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -31,6 +32,7 @@ from components.errors import RunError
 
 SCHEMA = 2
 BUSY_MILLISECONDS = 30_000
+MAKING_TABLES = 0x6C616254  # "labT": PostgreSQL's advisory lock of whoever makes the lab's own tables
 
 
 def _add_workers(connection: Connection) -> None:
@@ -131,12 +133,14 @@ def writing(engine: Engine) -> Engine:
 
 
 def bring_forward(engine: Engine) -> None:
-    """Make the tables, or bring an older schema to this one's number, in one transaction.
+    """Make the tables, or bring an older schema to this one's number, in one transaction; one process at a time.
 
     Raises:
         RunError: the database has a newer schema.
     """
     with writing(engine).begin() as connection:
+        if engine.dialect.name == "postgresql":  # SQLite's writers wait for one another anyway
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MAKING_TABLES})
         SchemaVersion.metadata.create_all(connection, tables=[SchemaVersion.metadata.tables[SchemaVersion.__tablename__]])
         number = connection.execute(select(func.max(SchemaVersion.number))).scalar_one()
         if number is None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import postgresql
+import psycopg
 import pytest
 
 from flows.lab.settings import Settings
+from flows.records.store import Store
 from flows.search import storage
 from flows.search.plan import Plan
 from flows.search.results import Objective, Range
@@ -26,6 +28,28 @@ def database() -> Iterator[str]:
     """The address of an empty database on a server of the tests' own."""
     with postgresql.server() as port:
         yield f"postgresql+psycopg://lab:{quote(postgresql.PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
+
+
+def test_the_first_who_come_make_the_tables_in_turn(database: str) -> None:
+    """Eight at once find an empty database: each ends with the tables, none with an error."""
+    url = database.replace("+psycopg", "").replace("/postgres", "")
+    with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE race")
+    ready, failed = threading.Barrier(8), []
+
+    def come() -> None:
+        ready.wait()
+        try:
+            Store(f"{database.removesuffix('postgres')}race").close()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=come) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 def test_many_workers_share_nothing_but_the_database(database: str, tmp_path: Path) -> None:
