@@ -6,19 +6,16 @@ architecture) points at; a tie keeps the incumbent. Test metrics are never looke
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.errors import RequestError
+from flows.lab.locks import held
 from flows.records.tracking import tracking_client
 
 if TYPE_CHECKING:
@@ -96,7 +93,7 @@ def register(
     """
     from mlflow.exceptions import MlflowException
 
-    with _turn(home):
+    with held(home / "registry.lock"):
         try:
             client.create_registered_model(name, description=f"The best models of the problem {name}, chosen by their validation metric.")
         except MlflowException as error:
@@ -229,15 +226,3 @@ def _offer(client: MlflowClient, name: str) -> str:
     if name in models:
         return f"{name} has {', '.join(models[name]) or 'no alias'}"
     return f"registered are {', '.join(sorted(models))}"
-
-
-@contextmanager
-def _turn(home: Path) -> Iterator[None]:
-    """One registration at a time on this machine."""
-    home.mkdir(parents=True, exist_ok=True)
-    file = os.open(home / "registry.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from components.errors import RunError
+from flows.lab.locks import let_readers_go_on
 
 SCHEMA = 2
 BUSY_MILLISECONDS = 30_000
@@ -116,7 +117,7 @@ def connect(url: str) -> Engine:
     """An engine whose transactions, on SQLite, wait for one another; see `writing`."""
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", lambda connection, _: _configure_sqlite(connection, engine.url.database))
         event.listen(engine, "begin", _begin_sqlite)
         if engine.url.database:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -157,13 +158,12 @@ def bring_forward(engine: Engine) -> None:
             connection.execute(update(SchemaVersion).values(number=step + 1))
 
 
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    """WAL lets readers go on while one writes; writers wait for one another instead of failing."""
+def _configure_sqlite(connection: Any, database: str | None) -> None:
+    """Writers wait for one another instead of failing, and readers for nobody."""
     connection.isolation_level = None  # the driver begins no transactions behind our back: `_begin_sqlite` does
-    cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_MILLISECONDS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+    connection.execute("PRAGMA foreign_keys=ON")
+    let_readers_go_on(connection, database)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import warnings
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.errors import RequestError, RunError
 from flows.config.words import one_line
 from flows.lab import postgres
+from flows.lab.locks import held, let_readers_go_on
 from flows.lab.settings import Settings
 from flows.records.tables import BUSY_MILLISECONDS
 
@@ -95,7 +95,7 @@ def _storage(url: str, home: Any) -> Database:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     home.mkdir(parents=True, exist_ok=True)
     try:
-        with _file_lock(home / "optuna.lock"):  # two processes that make the tables at once collide (measured; Optuna 5)
+        with held(home / "optuna.lock"):  # two processes that make the tables at once collide (measured; Optuna 5)
             found = Database(url, engine_kwargs=_engine_arguments(url))
             _configure(found.engine)
         return found
@@ -109,19 +109,12 @@ def _engine_arguments(url: str) -> dict[str, Any]:
 
 
 def _configure(engine: Engine) -> None:
-    """On SQLite: readers go on while one writes, and a commit does not wait for the disk; a power cut may take the last ones."""
     from sqlalchemy import event
 
     if engine.dialect.name != "sqlite":
         return
 
-    def prepare(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine, "connect", prepare)
+    event.listen(engine, "connect", lambda connection, _: let_readers_go_on(connection, engine.url.database))
     engine.dispose()  # connections from before the listener
 
 
@@ -132,7 +125,7 @@ def turn(settings: Settings, name: str) -> Iterator[None]:
     With SQLite there is one machine, and a locked file does; elsewhere it is an advisory lock of the database.
     """
     if settings.optuna_store.startswith("sqlite:"):
-        with _file_lock(settings.sweeps / name / "turn.lock"):
+        with held(settings.sweeps / name / "turn.lock"):
             yield
         return
     from sqlalchemy import text
@@ -144,11 +137,3 @@ def turn(settings: Settings, name: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-
-
-@contextmanager
-def _file_lock(path: Any) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -186,6 +186,14 @@ def test_many_writers_at_once_wait_for_one_another(tmp_path: Path) -> None:
         assert len(store.evaluations()) == 40
 
 
+def test_those_who_open_a_new_database_first_at_once_wait_for_one_another(tmp_path: Path) -> None:
+    """SQLite grants no wait to a switch to its write-ahead log: without a turn for it, one opening in 180 failed."""
+    for again in range(40):
+        url = f"sqlite:///{tmp_path / str(again) / 'lab.db'}"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda address: Store(address).close(), [url] * 8))
+
+
 def test_sqlite_is_set_up_for_several_processes(store: Store) -> None:
     with store._engine.connect() as connection:
         settings = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "foreign_keys", "busy_timeout")]
