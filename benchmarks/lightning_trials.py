@@ -1,4 +1,6 @@
-"""`python lightning_trials.py EXPERIMENT [OVERRIDE …]`: ten of the lecture's trials by Optuna and Lightning; prints seconds, trials, bytes.
+"""Ten of the lecture's trials by Optuna and Lightning: `python -m benchmarks.lightning_trials EXPERIMENT [OVERRIDE …]`.
+
+Prints seconds, trials, and bytes of memory at most.
 
 Lightning is no dependency of the lab: without it this ends with exit code 3. It trains the lab's own model, data and optimizer, with
 Lightning's loop, its CSV logger and one validation an epoch around them, and an in-memory study.
@@ -19,8 +21,6 @@ try:
     import lightning
 except ImportError:
     sys.exit(3)
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import optuna
 import torch

@@ -34,7 +34,7 @@ WAYS = {
 }
 GOALS = {"mlp_digits": {"one by one": 8.0, "two processes": 5.0}, "mlp_mnist": {"one by one": 1.8}}
 """How many times as many trials per minute together as in another way, at least."""
-LIGHTNING = Path(__file__).with_name("lightning_trials.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -133,8 +133,8 @@ def measure(
 
 def lightning(experiment: str, more: tuple[str, ...]) -> Swept | None:
     """The same of Optuna driving Lightning's Trainer over some of the trials; None where Lightning is not installed."""
-    command = [sys.executable, LIGHTNING, experiment, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.lightning_trials", experiment, *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return None
     seconds, trials, peak = done.stdout.split()[-3:]
