@@ -27,7 +27,8 @@ from components.data.labelled_text import counted, one_text
 from components.data.parallel_text import teacher_forced
 from components.data.ragged import Ragged
 from components.data.tokens import SPECIALS, TokenSettings, Vocabulary
-from components.data.written import read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import read_text
 from components.errors import DataError
 from components.protocols import Batch, Fetch, Split
 
@@ -186,7 +187,7 @@ class Denoised(TokenSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoisedText(Denoised):
+class DenoisedText(Denoised, UsersFile):
     """A user's own texts to pretrain with: a UTF-8 file, paragraphs between empty lines, each a text to be damaged.
 
     Attributes:
@@ -195,7 +196,6 @@ class DenoisedText(Denoised):
         test: share of the paragraphs, at the end, to test on.
     """
 
-    path: str
     validation: Annotated[float, Gt(0), Lt(1)] = 0.05
     test: Annotated[float, Gt(0), Lt(1)] = 0.05
 
@@ -204,11 +204,6 @@ class DenoisedText(Denoised):
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError where there are too few paragraphs."""

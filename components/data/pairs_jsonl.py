@@ -8,13 +8,13 @@ from annotated_types import Gt, Lt, MinLen
 
 from components.data.jsonl import read_rows
 from components.data.parallel_text import ParallelText
-from components.data.written import sha256_of_users
+from components.data.users_file import UsersFile
 from components.errors import DataError
 from components.protocols import Fetch
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsJsonl(ParallelText):
+class PairsJsonl(ParallelText, UsersFile):
     """A user's own pairs: a UTF-8 file, a JSON object a line.
 
     Attributes:
@@ -25,7 +25,6 @@ class PairsJsonl(ParallelText):
         test: share of the pairs to test on; the others train.
     """
 
-    path: str
     source: Annotated[str, MinLen(1)] = "text"
     target: Annotated[str, MinLen(1)] = "summary"
     validation: Annotated[float, Gt(0), Lt(1)] = 0.1
@@ -40,11 +39,6 @@ class PairsJsonl(ParallelText):
             raise ValueError(f"source and target are both {self.source!r}")
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
         """Write the prepared file; the data card. DataError where a line is no pair."""

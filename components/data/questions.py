@@ -21,7 +21,8 @@ from components.data.ragged import Ragged
 from components.data.segments import MARKS
 from components.data.sources import Source
 from components.data.tokens import BERTS_SPECIALS, TokenSettings, Vocabulary
-from components.data.written import given_text, read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import given_text, read_text
 from components.errors import DataError, closest
 from components.protocols import Batch, Fetch, Split
 
@@ -266,7 +267,7 @@ class Xquad(Questions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquadJson(Questions):
+class SquadJson(Questions, UsersFile):
     """A user's own questions in the format of SQuAD 1.1, or 2.0 with questions that have no answer.
 
     Attributes:
@@ -274,15 +275,9 @@ class SquadJson(Questions):
         group: what is never divided between two splits.
     """
 
-    path: str
     group: Literal["article", "paragraph"] = "article"
 
     name: ClassVar[str] = "squad_json"
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError says which question is wrong."""
@@ -292,7 +287,7 @@ class SquadJson(Questions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionsJsonl(Questions):
+class QuestionsJsonl(Questions, UsersFile):
     """A user's own questions: JSON objects, one a line. Questions about one context are never divided between two splits.
 
     Attributes:
@@ -302,17 +297,11 @@ class QuestionsJsonl(Questions):
         answer: name of the column with the answers, each as it stands in its context (where it stands first is taken).
     """
 
-    path: str
     question: str = "question"
     context: str = "context"
     answer: str = "answer"
 
     name: ClassVar[str] = "questions_jsonl"
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError names the first wrong line."""

@@ -29,7 +29,8 @@ from components.data.ragged import Ragged
 from components.data.sources import Source
 from components.data.splits import stratified
 from components.data.tokens import BERTS_SPECIALS, TokenSettings, Vocabulary
-from components.data.written import given_text, read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import given_text, read_text
 from components.errors import DataError
 from components.protocols import Batch, Fetch, Split
 
@@ -304,7 +305,7 @@ def semeval(text: str, file: str) -> list[Sentence]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelationsJsonl(Relations):
+class RelationsJsonl(Relations, UsersFile):
     """A user's own sentences: JSON objects, one a line.
 
     Attributes:
@@ -313,16 +314,10 @@ class RelationsJsonl(Relations):
         relation: name of the column with the relations.
     """
 
-    path: str
     text: str = "text"
     relation: str = "relation"
 
     name: ClassVar[str] = "relations_jsonl"
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError names the first wrong line."""

@@ -31,7 +31,8 @@ from components.data.ragged import Ragged
 from components.data.segments import MARKS, join
 from components.data.text_stream import IGNORED, KING_JAMES, KING_JAMES_SAYS, king_james
 from components.data.tokens import BERTS_SPECIALS, TokenSettings, Vocabulary
-from components.data.written import given_text, read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import given_text, read_text
 from components.errors import DataError
 from components.protocols import Batch, Fetch, Split
 
@@ -239,21 +240,14 @@ class KingJamesPairs(SentencePairs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFilePairs(SentencePairs):
+class TextFilePairs(SentencePairs, UsersFile):
     """A user's own running text, to pretrain on.
 
     Attributes:
         path: the file, UTF-8.
     """
 
-    path: str
-
     name: ClassVar[str] = "text_file_pairs"
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError where the file is no text, or too short."""

@@ -15,7 +15,8 @@ from components.data.jsonl import read_rows
 from components.data.labelled_text import LabelledText, write_labelled
 from components.data.splits import stratified
 from components.data.tokens import TokenSettings
-from components.data.written import read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import read_text
 from components.errors import DataError, closest
 from components.protocols import Fetch
 
@@ -25,7 +26,7 @@ MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledRows(LabelledText, TokenSettings):
+class LabelledRows(LabelledText, TokenSettings, UsersFile):
     """What both kinds of file share.
 
     Attributes:
@@ -37,7 +38,6 @@ class LabelledRows(LabelledText, TokenSettings):
         split_seed: which examples are in which split.
     """
 
-    path: str
     text: str = "text"
     label: str = "label"
     validation: Annotated[float, Gt(0), Lt(1)] = 0.1
@@ -49,11 +49,6 @@ class LabelledRows(LabelledText, TokenSettings):
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card.

@@ -21,7 +21,8 @@ from components.data.labelled_text import counted, one_text
 from components.data.packages import Package
 from components.data.sources import Source
 from components.data.tokens import PAD, TokenSettings
-from components.data.written import read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import read_text
 from components.errors import DataError
 from components.protocols import Batch, Fetch, Split
 
@@ -186,21 +187,14 @@ class KingJames(TextStream):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFile(TextStream):
+class TextFile(TextStream, UsersFile):
     """A user's own running text.
 
     Attributes:
         path: the file, UTF-8.
     """
 
-    path: str
-
     name: ClassVar[str] = "text_file"
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in self.settings().items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
         """Write the prepared file; the data card. DataError where the file is no text, or too short."""

@@ -16,7 +16,8 @@ from babel.dates import format_date
 from components.data.packages import Package
 from components.data.parallel_text import Pair, ParallelText
 from components.data.sources import Source
-from components.data.written import read_text, sha256_of_users
+from components.data.users_file import UsersFile
+from components.data.written import read_text
 from components.errors import DataError
 from components.protocols import Fetch
 
@@ -265,7 +266,7 @@ def catalogue_pairs(catalogue: gettext.NullTranslations) -> list[Pair]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelTsv(ParallelText):
+class ParallelTsv(ParallelText, UsersFile):
     """A user's own pairs: a UTF-8 file, a pair a line, source and target separated by a tab.
 
     Attributes:
@@ -274,7 +275,6 @@ class ParallelTsv(ParallelText):
         test: share of the pairs to test on; the others train.
     """
 
-    path: str
     validation: Annotated[float, Gt(0), Lt(1)] = 0.1
     test: Annotated[float, Gt(0), Lt(1)] = 0.1
 
@@ -283,11 +283,6 @@ class ParallelTsv(ParallelText):
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
-
-    def recipe(self) -> dict[str, Any]:
-        """The file's hash and every setting but where it is; RequestError when there is no such file."""
-        settings = {key: value for key, value in asdict(self).items() if key != "path"}
-        return {"name": self.name, "format": 1, "sources": [sha256_of_users(self.path)], **settings}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
         """Write the prepared file; the data card. DataError where a line is no pair."""
