@@ -24,6 +24,8 @@ from components.protocols import ActivationFactory
 
 Width = Annotated[int, Ge(1)]
 Stage = Literal["features", "svms", "boxes"]
+HEADS = {"features": ["logits"], "svms": ["svms"], "boxes": ["svms", "offsets"]}
+"""What each stage has on top of the CNN; the last of them learns."""
 
 
 class Regarded(NamedTuple):
@@ -82,7 +84,8 @@ class RCNN(nn.Module):
     Args:
         input_shape: (channels, height, width) of one picture.
         classes: K, background not counted.
-        stage: what is trained: `features`, then `svms`, then `boxes`; everything else stays as it is.
+        stage: what is trained: `features`, then `svms`, then `boxes`; what earlier stages have learned stays as it is, and what a stage
+            needs for the first time is in no earlier one's weights.
         crop: S, the size of a warped region in pixels.
         context: so many of the crop's pixels on each side are from around the region (16 of 227 in the paper).
         stages: of VGG's convolutions, each ending in a halving of the crop.
@@ -94,6 +97,10 @@ class RCNN(nn.Module):
     Raises:
         ValueError: a crop that is all context, or used up before the last stage.
     """
+
+    logits: nn.Linear
+    svms: nn.Linear
+    offsets: nn.Linear
 
     def __init__(
         self,
@@ -125,21 +132,16 @@ class RCNN(nn.Module):
             layers += [nn.Linear(before, width), activation(), nn.Dropout(dropout)]
             before = width
         self.layers = nn.Sequential(*layers)
-        self.logits = nn.Linear(before, classes + 1)
-        self.svms = nn.Linear(before, classes)
-        self.offsets = nn.Linear(convolved, 4 * classes)
+        heads = {"logits": (before, classes + 1), "svms": (before, classes), "offsets": (convolved, 4 * classes)}
+        for name in HEADS[stage]:
+            setattr(self, name, nn.Linear(*heads[name]))
         self.requires_grad_(False)
         for learning in self._learning():
             learning.requires_grad_(True)
 
     def _learning(self) -> list[nn.Module]:
-        match self.stage:
-            case "features":
-                return [self.features, self.layers, self.logits]
-            case "svms":
-                return [self.svms]
-            case "boxes":
-                return [self.offsets]
+        own = getattr(self, HEADS[self.stage][-1])
+        return [self.features, self.layers, own] if self.stage == "features" else [own]
 
     def train(self, mode: bool = True) -> "RCNN":
         """As of any module; but what earlier stages have learned computes as it will be used, without dropout."""
@@ -166,4 +168,4 @@ class RCNN(nn.Module):
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """What computes in which phase, for those who measure; cutting out belongs to the features, which are a region's own."""
-        return {"features": [self.warp, self.features], "heads": [self.layers, self.logits, self.svms, self.offsets]}
+        return {"features": [self.warp, self.features], "heads": [self.layers, *(getattr(self, name) for name in HEADS[self.stage])]}

@@ -91,7 +91,7 @@ def team(local: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         url = f"postgresql+psycopg://lab@127.0.0.1:{port}/team"
         shared = replace(local, database=url, password_file=secret, artifact_store=str(folder / "artifacts"), runs_per_user=1)
         hook = {"url": f"http://127.0.0.1:{receiver.server_port}/hook", "headers": {"X-Token": "t0ken"}}
-        notify = [{"when": when, "webhook": "chat"} for when in ("run done", "run failed")]
+        notify = [{"when": when, "webhook": "chat"} for when in ("run done", "run failed", "sweep done")]
         shared.notifications.write_text(json.dumps({"webhooks": {"chat": hook}, "notify": notify}))
         try:
             copied = lab(shared, "migrate")["copied"]
@@ -266,6 +266,11 @@ def test_a_run_signs_in_everywhere_is_told_of_and_shows_no_secret(team: tuple[Se
     failed = lab(shared, "train", *TRAINING, "optimizer=gradient_descent", "optimizer.learning_rate=1e30", "--queue", "--watch", code=1)
     assert failed["error"]
     wait_for(lambda: [each for each in told if each["when"] == "run failed"], seconds=60)
+
+    two = ("search=initializers", "search.space.initializer=[xavier,he_normal]", "search.seeds=1")
+    swept = lab(shared, "sweep", *TRAINING, *two, "--name", "told", "--queue", "--watch")
+    assert swept["trials"]["complete"] == 2
+    wait_for(lambda: [each for each in told if each["when"] == "sweep done"], seconds=60)
 
     login = access.required(shared.credentials)
     assert login.admin is not None

@@ -72,6 +72,13 @@ def test_a_stage_learns_its_part_and_nothing_else(stage, learning):
     assert changed == learning
 
 
+def test_what_a_stage_needs_first_is_in_no_earlier_ones_weights():
+    """Else a stage would begin with numbers that nobody has learned, and not with its own experiment's initializer."""
+    heads = {stage: {name.partition(".")[0] for name in small(stage).state_dict()} for stage in ("features", "svms", "boxes")}
+    assert heads["svms"] - heads["features"] == {"svms"}
+    assert heads["boxes"] - heads["svms"] == {"offsets"}
+
+
 def test_what_each_stage_says():
     inputs, regions = torch.randn(1, 1, 48, 48), [torch.tensor([[4.0, 4, 20, 20], [8, 8, 40, 30]])]
     by_stage = {stage: small(stage).eval() for stage in ("features", "svms", "boxes")}
