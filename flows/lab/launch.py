@@ -146,7 +146,7 @@ def _write_mlflow_access(settings: Settings) -> Path:
     made["mlflow"] = {
         "default_permission": "READ",
         "database_uri": store.replace("%", "%%"),
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "authorization_function": "flows.lab.mlflow_roles:authenticate",
         "auth_cache_ttl_seconds": "60",  # a password's hash takes a tenth of a second, and a training asks often
     }
     settings.run.mkdir(parents=True, exist_ok=True)

@@ -235,6 +235,8 @@ def test_a_reader_looks_and_an_editor_writes(team: tuple[Settings, Any, Any]) ->
     changes = {
         "runs/create": {"experiment_id": "0"},
         "experiments/set-experiment-tag": {"experiment_id": "0", "key": "a", "value": "b"},
+        "experiments/create": {"name": "somebody's"},
+        "registered-models/create": {"name": "somebody's"},
         "registered-models/set-tag": {"name": "digits-classification", "key": "a", "value": "b"},
     }
     for path, body in changes.items():

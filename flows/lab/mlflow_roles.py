@@ -1,0 +1,33 @@
+"""Who may do what in MLflow, where its own rules leave a gap: MLflow's server asks this at every request.
+
+MLflow lets everybody who has signed in make experiments and registered models, of which they are then the managers. The lab's reader
+only looks, so that one is refused whatever makes something.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from flask import Response, make_response, request
+from mlflow.server.auth import authenticate_request_basic_auth
+from werkzeug.datastructures import Authorization
+
+from flows.lab import access
+from flows.lab.settings import Settings
+
+
+def authenticate() -> Authorization | Response:
+    """Who the current request is from, or the answer that refuses it: 401 without the right password, 403 to a reader who makes things."""
+    found: Authorization | Response = authenticate_request_basic_auth()
+    if isinstance(found, Response) or found.username != _reader():
+        return found
+    what = request.path.rstrip("/").rpartition("/")[2]
+    if request.method == "POST" and what.lower().startswith("create"):
+        return make_response("Permission denied: the lab's reader looks, and makes nothing", 403)
+    return found
+
+
+@cache
+def _reader() -> str | None:
+    login = access.required(Settings.load().credentials)
+    return login.reader.user if login.reader else None
