@@ -44,6 +44,7 @@ class Session:
         self.settings, self.tags = settings, dict(tags or {})
         self.courier: Courier | None = None
         self.mlflow_run_id: str | None = None
+        self.recording = False
         self.receipt: Receipt | None = None
         self.linked: str | None = None
         """The MLflow page that somebody has linked to already."""
@@ -104,8 +105,12 @@ class Session:
     def record(self) -> Receipt:
         """Deliver the rest, log and register the model; returns what the courier can say. A server that is away is no error."""
         assert self.courier is not None
+        self.recording = True
         self.receipt = self.courier.finish("FINISHED", timeout=120)
-        self.catalogue()
+        try:
+            self.catalogue()
+        except RunError as error:
+            raise RunError(f"{error}; then finish by lab train --resume {self.run}") from None
         return self.receipt
 
     def stop(self) -> None:
@@ -113,7 +118,7 @@ class Session:
 
         When the trainer is done already, what has not reached MLflow stays for later.
         """
-        if self.training.done and self.courier is not None:
+        if (self.recording or self.training.done) and self.courier is not None:
             self.courier.give_up()
         elif self.training.stop_asked:
             self.training.process.kill()

@@ -60,10 +60,19 @@ def publish(work: Path, final: Path) -> None:
     _sync(final.parent)
 
 
+FULL = ("os error 28", "os error 122", "No space left", "disk is full")
+"""How safetensors and databases word it, which wrap the system's error in their own."""
+
+
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or the user's share of it, is full. Safetensors wraps the system's error in its own."""
-    number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error) or "os error 122" in str(error)
+    """Whether an error, or one that it came of, says that the disk, or the user's share of it, is full."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in FULL):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return False
 
 
 @contextmanager

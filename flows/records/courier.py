@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.durable import is_full
 from flows.records import journal, translate
 from flows.records.conclusion import conclude
 from flows.records.delivery import Delivery, Progress, Status, exclusive
@@ -154,6 +155,8 @@ class Courier:
             except Exception as error:  # whatever MLflow, a database or a network raises is a reason to try again, never to stop the run
                 self._delivery = None
                 self._say(words(error))
+                if ending is not None and is_full(error):
+                    return  # nobody will make room while the end is waited for
                 pause, patience = patience, min(patience * 2, SECONDS_TO_RETRY[1])
             self._wake.wait(pause)
             self._wake.clear()
@@ -256,6 +259,8 @@ def wait_for(thread: threading.Thread, timeout: float, given_up: threading.Event
 
 def words(error: Exception) -> str:
     """An exception as one line of at most 200 characters."""
+    if is_full(error):
+        return "the disk is full; free some space"
     text = " ".join(str(error).split()) or type(error).__name__
     return translate.clip(text, 200)
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def log(
         _show_metrics(client, run_id, made.model_id)
         client.finalize_logged_model(made.model_id, "READY")
     except BaseException:
-        client.finalize_logged_model(made.model_id, "FAILED")
+        with suppress(Exception):  # it may be a full disk or a server that went: what went wrong first is what counts
+            client.finalize_logged_model(made.model_id, "FAILED")
         raise
     return str(made.model_id)
 

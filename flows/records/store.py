@@ -25,6 +25,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session, sessionmaker
 
+from components.data.durable import is_full
 from components.errors import RequestError, RunError
 from flows.lab import postgres
 from flows.records.tables import Data, Evaluation, Link, OutcomeSeries, bring_forward, connect, writing
@@ -61,6 +62,8 @@ class Store:
             bring_forward(self._engine)
         except DatabaseError as error:
             self.close()
+            if is_full(error):
+                raise RunError("the disk is full: the lab's database cannot be written; free some space") from None
             shown = postgres.redacted(url.partition("?")[0])
             raise RunError(f"the lab's database {shown} cannot be opened: {postgres.redacted(str(error.orig))}") from None
         except RunError:

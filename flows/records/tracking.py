@@ -41,6 +41,7 @@ def tracking_client(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # again, for where somebody imported MLflow earlier
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints pages about what is raised anyway
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from components.data.durable import is_full
 from components.errors import RequestError, RunError
 from flows.config.words import one_line
 from flows.lab import postgres
@@ -74,12 +75,11 @@ def in_words(error: BaseException) -> str | None:
 
     if not isinstance(error, StorageInternalError | SQLAlchemyError | OSError):
         return None
+    if is_full(error):
+        return "the disk is full; free some space"
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    texts = [str(each) for each in causes]
-    if any("disk is full" in text or "No space left" in text for text in texts):
-        return "the disk is full; free some space"
     return f"the sweep's database or folder cannot be written: {one_line(str(getattr(causes[-1], 'orig', None) or causes[-1]))}"
 
 

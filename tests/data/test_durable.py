@@ -76,4 +76,8 @@ def test_publish(tmp_path: Path) -> None:
 
 def test_full_is_told_from_other_errors() -> None:
     assert is_full(OSError(28, "x")) and is_full(ValueError("I/O error: No space left on device (os error 28)"))
+    assert is_full(ValueError("(sqlite3.OperationalError) database or disk is full"))
+    wrapped = RuntimeError("cannot be saved")
+    wrapped.__cause__ = OSError(28, "x")
+    assert is_full(wrapped)
     assert not is_full(OSError(13, "x")) and not is_full(ValueError("x"))

@@ -370,6 +370,24 @@ def test_waiting_for_a_server_that_is_away_can_be_given_up(folder: Path) -> None
     assert receipt.mlflow_run_id is None
 
 
+def test_the_end_does_not_wait_for_a_disk_that_is_full(folder: Path) -> None:
+    """Nobody makes room meanwhile; what has not arrived stays where it is."""
+    with Journal(folder) as journal:
+        begin(journal)
+        result(journal)
+
+    def full() -> str:
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full")
+
+    courier = Courier(folder, tracking_uri=full, experiment=EXPERIMENT)
+    courier.start()
+    began = time.monotonic()
+    receipt = courier.finish("FINISHED", timeout=60)
+    assert time.monotonic() - began < 20
+    assert not receipt.complete
+    assert receipt.trouble == "the disk is full; free some space"
+
+
 def test_where_the_first_weights_came_from_is_linked_both_ways(folder: Path, uri: str, artifacts: str) -> None:
     earlier = folder.parent / "kjv_bert-20261122-120000-aaaa"
     with Journal(earlier) as journal:

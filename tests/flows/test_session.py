@@ -39,7 +39,7 @@ def test_the_first_signal_asks_and_the_second_kills() -> None:
             done.append("stop")
 
     before = signal.getsignal(signal.SIGTERM)
-    session = SimpleNamespace(training=Training())
+    session = SimpleNamespace(training=Training(), recording=False)
     with stopping_on_signals(lambda: Session.stop(cast(Session, session)), signal.SIGTERM):
         os.kill(os.getpid(), signal.SIGTERM)
         assert done == ["stop"]
@@ -48,10 +48,12 @@ def test_the_first_signal_asks_and_the_second_kills() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_after_the_training_ends_the_wait_for_mlflow() -> None:
+@pytest.mark.parametrize("done", [True, False], ids=["its process has ended", "its process is about to end"])
+def test_a_signal_after_the_training_ends_the_wait_for_mlflow(done: bool) -> None:
     given_up: list[str] = []
-    training = SimpleNamespace(done=True, stop_asked=False, stop=lambda: None)
-    Session.stop(cast(Session, SimpleNamespace(training=training, courier=SimpleNamespace(give_up=lambda: given_up.append("now")))))
+    training = SimpleNamespace(done=done, stop_asked=False, stop=lambda: None)
+    courier = SimpleNamespace(give_up=lambda: given_up.append("now"))
+    Session.stop(cast(Session, SimpleNamespace(training=training, courier=courier, recording=not done)))
     assert given_up == ["now"]
 
 
