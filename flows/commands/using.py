@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,7 @@ def predict(
     from flows.lab.settings import Settings
     from flows.prediction import predict_each, stream, write_objects
 
+    _refuse_settings(given)
     output, settings = Output(json), Settings.load()
     name, folder = runs.model_folder(run, settings)
     target = Path(into).expanduser() if into else settings.home / "predictions" / name.replace(" ", "-")
@@ -135,6 +137,18 @@ def compare(
         figure.savefig(paths[name])
         output.say(f"picture      {paths[name]}")
     output.finish(metrics=metrics, pictures={name: str(path) for name, path in paths.items()})
+
+
+_SETTING = re.compile(r"(objective|data|model|trainer)(\.\w+)+=\S*")
+
+
+def _refuse_settings(given: list[str]) -> None:
+    """Raise RequestError where something that was given is a setting, which would be taken for a text."""
+    for one in given:
+        if _SETTING.fullmatch(one):
+            raise RequestError(
+                f"{one} is a setting and nothing to answer: write --set {one} (if it is the text itself, put a space behind it)"
+            )
 
 
 SHOWN_OBJECTS = 6

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -47,6 +47,16 @@ KINDS = {
     "initializer": Kind("components.initializers", ("initialize",)),
     "trainer": Kind("components.training.settings"),
 }
+
+
+def group_of(section: Any) -> str | None:
+    """The group whose choices live where the section's `_target_` does; None where there is none."""
+    path = section.get("_target_") if isinstance(section, Mapping) else None
+    if not isinstance(path, str):
+        return None
+    if path in TORCH:
+        return "activation"
+    return next((group for group, kind in KINDS.items() if path.startswith(f"{kind.home}.")), None)
 
 
 def resolve(path: Any, key: str, *, group: str | None = None) -> Callable[..., Any]:

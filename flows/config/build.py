@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 from pydantic_core import to_jsonable_python
 
 from components.errors import ConfigError, closest
+from flows.config.allowed import group_of
 from flows.config.names import SECTIONS
 from flows.config.sections import Section, check, plain, read
 from flows.config.words import one_line, quote, shown
@@ -62,12 +63,12 @@ def validate(config: Any) -> dict[str, Any]:
     return result
 
 
-def build(section: Mapping[str, Any], key: str = "section", /, **available: Any) -> Any:
+def build(section: Mapping[str, Any], key: str | None = None, /, **available: Any) -> Any:
     """The object that one section describes; with `_partial_: true` a factory of it.
 
     Args:
         section: `{_target_: …, …}` as `validate` returned it; it is checked again, so nothing unchecked is ever called.
-        key: its place in the configuration, for messages.
+        key: its place in the configuration, for messages; as a rule the group that its target is of.
         available: what parameters that the section does not give are filled from, by name: `activation` and the facts of the data.
 
     Raises:
@@ -78,10 +79,11 @@ def build(section: Mapping[str, Any], key: str = "section", /, **available: Any)
 
 def needs(section: Mapping[str, Any]) -> set[str]:
     """Names that building the section takes from what is available: the parameters among `FILLED` that it does not give itself."""
-    return _needs(_read(section, "section"))
+    return _needs(_read(section, None))
 
 
-def _read(section: Any, key: str) -> Section:
+def _read(section: Any, key: str | None) -> Section:
+    key = key or group_of(section) or "section"
     plain(section, key)
     factory = isinstance(section, Mapping) and section.get("_partial_") is True
     return read(section, key, group="activation" if factory else None)

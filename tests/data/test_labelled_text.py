@@ -1,6 +1,7 @@
 """Labelled texts: a user's table, the vocabulary of the training split alone, unknown words counted, the baseline, what a person gives."""
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -88,12 +89,31 @@ def test_the_recipe_is_about_content_and_not_about_the_place(tmp_path: Path):
         ("text,label\n" + "a,x\n" * 9 + "b,y\n", "the label 'y' has 1 examples; each needs 3"),
         ('text,label\n"a,x\n', "after line 1: unexpected end of data"),
         ("", "no column 'text'"),
+        ("text,label\na,x\n\nwell, not good,y\n", r"line 4 has more columns than the header; a text with ',' in it has to be in quotes"),
+        ('text,label\n"two\nlines",x\n"three\nmore, lines",y,z\n', "line 4 has more columns than the header"),
+        ("id,text,label,note\na film,x,none\n", "line 2 has fewer columns than the header"),
+        ("text,label,text\na,x,b\n", "the header has 'text' twice"),
+        ("label,text,label,label\nx,a,y,z\n", "the header has 'label' 3 times"),
     ],
 )
 def test_a_wrong_table_is_one_clear_line(tmp_path: Path, content: str, message: str):
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         TextCsv(path=str(tmp_path / "t.csv")).prepare(lambda _: tmp_path, tmp_path)
+
+
+def test_columns_that_are_not_read_may_have_any_name(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("id,text,,label,id,\n1,a film,,x,2,\n3,the film,,y,4,\n")
+    assert list(TextCsv(path="t.csv")._rows(tmp_path / "t.csv")) == [("a film", "x"), ("the film", "y")]
+
+
+def test_a_cell_may_be_longer_than_csvs_own_limit(tmp_path: Path):
+    table(tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write(f"{'good ' * 40_000},positive\n")
+    found = prepare(TextCsv(path=str(tmp_path / "t.csv"), longest=50), tmp_path / "data", lambda _: tmp_path)
+    assert sum(len(split) for split in found.splits.values()) == 61
+    assert sum(count["cut"] for count in found.card["counts"].values()) == 1
 
 
 def test_a_file_that_is_no_text(tmp_path: Path):
@@ -123,6 +143,27 @@ def test_odd_names_are_texts():
     assert given_text("y" * 400) == "y" * 400  # too long for a file's name
     with pytest.raises(DataError, match="not UTF-8"):
         given_text("\udcff")
+
+
+@pytest.mark.parametrize("name", ["./nofile.csv", "missing_review.txt", "~/none.MD", "reviews/12", "/no/such/file"])
+def test_a_mistyped_files_name_is_no_text(name: str):
+    with pytest.raises(RequestError, match=f"^there is no file {re.escape(name)} \\(if it is the text itself, put a space behind it\\)$"):
+        given_text(name)
+    assert given_text(f"{name} ") == f"{name} "
+
+
+def test_a_folder_is_no_text(tmp_path: Path):
+    folder = tmp_path / "my reviews"
+    folder.mkdir()
+    with pytest.raises(RequestError, match=f"^{re.escape(str(folder))} is a folder; name the files in it"):
+        given_text(str(folder))
+
+
+@pytest.mark.parametrize(
+    "text", ["22/11/2026", "<e1>Oslo</e1>…<e2>Bern</e2>", '{"a":"b/c"}', "Who?|||he/she", "good/bad it is", "good.", "data", "é/" * 300]
+)
+def test_texts_that_are_hardly_files_names_are_texts(text: str):
+    assert given_text(text) == text
 
 
 def test_padding_is_little_and_the_order_is_a_function_of_seed_and_epoch(tmp_path: Path):

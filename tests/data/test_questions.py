@@ -195,4 +195,5 @@ def test_a_person_asks(tmp_path: Path):
 
 def test_both_forms_of_asking():
     assert asked("Who? ||| He ||| she") == ("Who?", "He ||| she")
+    assert asked("Who? ||| he.txt \n") == ("Who?", "he.txt ")  # the space says that it is the text itself
     assert asked('{"question": " Who? ", "context": "He ||| she"}') == ("Who?", "He ||| she")

@@ -126,9 +126,11 @@ def test_a_pretrained_vocabulary_is_used_as_it_is(tmp_path: Path):
     assert TokenSettings(tokens=str(berts(tmp_path / "moved" / "other.json"))).settings() == recipe
     with pytest.raises(RequestError, match=r"data\.tokens: there is no file .*none\.json"):
         TokenSettings(tokens=str(tmp_path / "none.json")).settings()
-    (tmp_path / "wrong.json").write_text("{}")
+    (tmp_path / "wrong.csv").write_text("review,label")
+    with pytest.raises(DataError, match=r"^data\.tokens: .*/wrong\.csv is no tokenizer\.json \(expected value at line 1 column 1\)$"):
+        TokenSettings(tokens=str(tmp_path / "wrong.csv")).vocabulary([], lambda _: tmp_path)
     with pytest.raises(DataError, match="the vocabulary cannot be read"):
-        TokenSettings(tokens=str(tmp_path / "wrong.json")).vocabulary([], lambda _: tmp_path)
+        Vocabulary.load("{}")
 
 
 def test_a_packages_vocabulary_is_fetched_by_its_hash(tmp_path: Path):

@@ -1,4 +1,5 @@
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ from components.errors import ConfigError
 from components.models.mlp import MLP
 from components.optimizers import Adam
 from components.training.settings import Trainer
-from flows.config.allowed import TORCH, resolve
+from flows.config.allowed import TORCH, group_of, resolve
 from flows.config.build import build, needs, validate
 from flows.config.compose import compose
+from flows.config.names import SECTIONS
 
 CONFIG = compose(["model=mlp", "data=digits", "optimizer=adam", "schedule=constant", "trainer=default"])
 
@@ -294,6 +296,28 @@ def test_building_says_what_is_missing_and_what_the_constructor_refused(toy: dic
         build(toy["model"], "model", activation=nn.ReLU)
     with pytest.raises(ConfigError, match=r"^model: 12 classes are more than 9$"):
         build(toy["model"], "model", activation=nn.ReLU, classes=12)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=localized_dates", "data.source=xx"], "data: 'xx' is no locale that Babel knows (such as en, de_CH, ko), nor iso"),
+        (
+            ["data=text_csv", "data.path=t.csv", "data.validation=0.9", "data.test=0.5"],
+            "data: validation 0.9 and test 0.5 leave nothing to train on",
+        ),
+    ],
+)
+def test_what_a_constructor_refuses_has_its_place_without_being_told(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        build(validate(compose(["model=mlp", *overrides]))["data"])
+
+
+def test_every_group_is_known_by_its_targets() -> None:
+    config = compose(["experiment=mlp_mnist"])
+    assert {group: group_of(config[group]) for group in SECTIONS} == {group: group for group in SECTIONS}
+    assert group_of({"_target_": "torch.nn.LeakyReLU", "_partial_": True}) == "activation"
+    assert [group_of(other) for other in ({"_target_": "os.system"}, {}, [1], {"_target_": 3})] == [None] * 4
 
 
 def test_nothing_unchecked_is_ever_called(tmp_path: Path) -> None:

@@ -30,3 +30,15 @@ def test_many_unreadable_pictures_are_counted(monkeypatch: pytest.MonkeyPatch) -
     card = {"unreadable": [{"file": f"{place}.png", "reason": "empty"} for place in range(5)]}
     lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more files; all are in the data card"]
     assert list(parts._left_out(card)) == lines
+
+
+def test_rows_without_a_text_or_a_label_are_counted(tmp_path: Path) -> None:
+    rows = [f"a {('bad', 'good')[row % 2]} film,{row % 2}" for row in range(40)]
+    for empty, line in (([",1", "a film,", " ,0"], "3 rows without a text or a label"), (["a film, "], "1 row without a text or a label")):
+        (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows, *empty]) + "\n")
+        section = parts.data_section(["data=text_csv", f"data.path={tmp_path / 'texts.csv'}"])
+        said: list[dict[str, str]] = []
+        parts.prepare_data({"data": section}, Settings(tmp_path / "lab"), tell=said.append)
+        assert said[-1]["text"] == f"left out: {line}"
+    assert list(parts._left_out({"left_out": 3})) == []  # what the data set's settings leave out is no fault of a file
+    assert list(parts._left_out({"left_out": 0, "left_out_reason": "without a text or a label"})) == []

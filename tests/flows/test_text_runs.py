@@ -73,7 +73,7 @@ def test_a_text_is_translated(settings: Settings) -> None:
 
 @pytest.mark.parametrize("run", ["classifier", "writer", "translator"])
 def test_odd_texts_get_an_answer_or_one_line(settings: Settings, run: str) -> None:
-    texts = ["", "  \n", "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt"]
+    texts = ["", "  \n", "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt "]
     done = lab(settings, "predict", run, *texts, "--json")
     assert done.code == 0
     for text, answer in zip(texts, done.json["predictions"], strict=True):
@@ -82,6 +82,22 @@ def test_odd_texts_get_an_answer_or_one_line(settings: Settings, run: str) -> No
     nothing = lab(settings, "predict", run, "")
     assert nothing.code == 1
     assert nothing.err.splitlines()[-1] == "lab: nothing that was given could be used"
+
+
+@pytest.mark.parametrize("run", ["classifier", "writer", "translator"])
+def test_files_that_are_not_there_folders_and_settings_are_no_texts(settings: Settings, run: str, tmp_path: Path) -> None:
+    aside = "if it is the text itself, put a space behind it"
+    for given, message in (
+        ("./nofile.csv", f"there is no file ./nofile.csv ({aside})"),
+        (str(tmp_path), f"{tmp_path} is a folder; name the files in it (or put a space behind it, if it is the text itself)"),
+        (
+            "objective.temperature=0",
+            f"objective.temperature=0 is a setting and nothing to answer: write --set objective.temperature=0 ({aside})",
+        ),
+    ):
+        done = lab(settings, "predict", run, "a good film", given)
+        assert (done.code, done.out, done.err.splitlines()) == (2, "", [f"lab: {message}"])
+    assert lab(settings, "predict", run, "objective.temperature=0 ", "objective.x is 3", "x=1").code == 0
 
 
 @pytest.mark.parametrize("overrides", [DATES], ids=["dates"])
