@@ -12,6 +12,7 @@ import typer
 
 from components.errors import LabError
 from flows.commands import lab, listing, schedule, sweep, team, training, using, vectors, worker
+from flows.commands.output import harmless
 
 INTERRUPTED = 130
 """What Typer makes of a Ctrl-C that no command has taken care of."""
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(message: str, exit_code: int, arguments: Sequence[str]) -> int:
-    typer.echo(f"lab: {message}", err=True)
+    typer.echo(f"lab: {harmless(message)}", err=True)
     if "--json" in arguments:
         typer.echo(json.dumps({"error": message, "exit_code": exit_code}))
     return exit_code

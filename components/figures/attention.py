@@ -57,12 +57,12 @@ def attention_maps(words: Sequence[str], weights: Tensor) -> Figure:
     style.dress(axes, x="is read", y="reads")
     axes.spines[:].set_visible(False)
     axes.set_title(f"layer {best[0] + 1}, head {best[1] + 1}", fontsize=style.TICK, color=style.GREY, loc="left")
-    style.name_ticks(axes, "x", shown, most=40, rotate=max(map(len, shown)) > 2)
+    style.name_ticks(axes, "x", shown, most=40, rotate=style.longest(shown) > 2)
     style.name_ticks(axes, "y", shown, most=30)
     bar = lower.colorbar(image, ax=axes, pad=0.01, aspect=20)
     bar.set_label("weight", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.NOTE)
-    where = _where(weights[best], words)
+    where = _where(weights[best], shown)
     what = "Nothing is read from the future; head" if causal else "Head"
     style.headline(
         figure, f"{what} {best[1] + 1} of layer {best[0] + 1} looks most sharply, {100 * share:.0f} % on one token in the mean{where}"
@@ -108,7 +108,7 @@ def positions(tables: dict[str, Tensor]) -> Figure:
     for (name, cosine), (colour, line) in zip(likeness.items(), LINES, strict=False):
         distances = range(len(cosine))
         means = [float(cosine.diagonal(distance).mean()) for distance in distances]
-        curves.plot(distances, means, color=colour, linestyle=line, linewidth=2, label=name)
+        curves.plot(distances, means, color=colour, linestyle=line, marker=style.marker(len(means)), linewidth=2, label=name)
     style.dress(curves, x="distance between two places", y="cosine, in the mean", grid="y")
     if len(tables) > 1:
         curves.legend(frameon=False, fontsize=style.TICK)

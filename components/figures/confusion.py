@@ -55,7 +55,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str]) -> Figure:
             bar.ax.tick_params(labelsize=style.TICK)
     style.dress(axes, x="predicted class", y="given class")
     axes.spines[:].set_visible(False)
-    style.name_ticks(axes, "x", names, most=MOST_NAMES, rotate=max(map(len, names)) * classes > 70)
+    style.name_ticks(axes, "x", names, most=MOST_NAMES, rotate=style.longest(names) * classes > 70)
     style.name_ticks(axes, "y", names, most=MOST_NAMES)
     style.headline(figure, _what_is_confused(mistakes, names), _how_often(int(counts.sum()), int(mistakes.sum())))
     return style.finish(figure)

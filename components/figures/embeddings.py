@@ -65,7 +65,8 @@ def _second(share: Tensor) -> float:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(" ".join(visible(word) for word in text.split()), LETTERS, placeholder="…").replace("$", r"\$")
+    shown = textwrap.shorten(" ".join(visible(word) for word in text.split()), LETTERS, placeholder="…")
+    return style.isolated(shown.replace("$", r"\$"))
 
 
 def _what_neighbours_are(places: Tensor, kinds: Sequence[int], *, grouped: bool) -> str:

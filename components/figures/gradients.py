@@ -19,8 +19,10 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 
 MOST_COLUMNS = 200
 """More recorded steps than this are thinned before they are drawn."""
-STAGES = ((style.ORANGE, "o", ":"), (style.GREEN, "s", "--"), (style.BLUE, "D", "-"))
-"""Colour, marker and line of the first, the middle and the last step."""
+STAGES = ((style.ORANGE, "o", ":", 12.0), (style.GREEN, "s", "--", 9.0), (style.BLUE, "D", "-", 6.0))
+"""Colour, marker, line and marker's size of the first, the middle and the last step: equal values are seen one in the other."""
+SMALL = 4.5
+"""Every marker's size where layers are many."""
 
 
 def gradient_flow(history: History) -> Figure:
@@ -82,7 +84,10 @@ def _table(history: History, prefix: str) -> tuple[list[str], list[int], np.ndar
 
 
 def _by_layer(layers: list[str], steps: list[int], values: np.ndarray, *, dead: np.ndarray, scale: Normalize, quantity: str) -> Figure:
-    """Lines for three steps and, where there are more than one, a heat map over all of them; crosses where `dead`."""
+    """Lines for three steps and, where there are more than one, a heat map over all of them; crosses where `dead`.
+
+    The values of a single step stand beside their points, where the layers are few.
+    """
     height = min(max(0.26 * len(layers), 2.2), 7.0)
     figure = style.new_figure(height + 1.6)
     over_time = len(steps) > 1
@@ -90,9 +95,19 @@ def _by_layer(layers: list[str], steps: list[int], values: np.ndarray, *, dead: 
     lines = panels[0]
     rows = np.arange(len(layers))
     shown = np.ma.masked_array(values, ~np.isfinite(values) | dead)
+    few = len(layers) <= style.FEW_POINTS
     stages = {0: STAGES[0], len(steps) // 2: STAGES[1], len(steps) - 1: STAGES[2]}
-    for column, (colour, marker, line) in stages.items():
-        lines.plot(shown[:, column], rows, color=colour, marker=marker, ms=4.5, linestyle=line, label=f"step {steps[column]:,}")
+    for column, (colour, marker, line, large) in stages.items():
+        size, label = large if few else SMALL, f"step {steps[column]:,}"
+        lines.plot(shown[:, column], rows, color=colour, marker=marker, ms=size, linestyle=line, label=label)
+    if few and not over_time:  # next to nothing would be seen but the axes
+        for value, row in zip(shown[:, 0], rows, strict=True):
+            if value is not np.ma.masked:
+                paper = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 1.0}
+                number, place = f"{value:.3g}", (9, 0)
+                lines.annotate(
+                    number, (value, row), place, textcoords="offset points", va="center", fontsize=style.TICK, color=style.INK, bbox=paper
+                )
     crossed = rows[dead[:, list(stages)].any(axis=1)]
     if len(crossed):
         edge = np.full(len(crossed), 0.03)

@@ -32,7 +32,8 @@ class Masked(NamedTuple):
 def masked_words(rows: Sequence[Masked]) -> Figure:
     """A row for each masked word: what stands around it, the word itself, and what the model takes it for, with its probability.
 
-    The word's box is blue where it is the model's first guess, light blue where it is among the others, orange where it is not.
+    What is before a word stands on its left, in texts that are read from the right too. The word's box is blue where it is the model's
+    first guess, light blue where it is among the others, orange where it is not.
     """
     height = 0.42
     figure = style.new_figure(1.25 + height * len(rows))

@@ -1,6 +1,5 @@
 """What a model that answers questions is good at, and what it says."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,7 +31,7 @@ def score_by_group(models: Mapping[str, Mapping[str, tuple[float, int]]], *, wha
         for row, value in zip(rows, values, strict=True):
             axes.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=style.NOTE, color=style.INK)
     style.dress(axes, x="F1 (mean, 0 … 1)", y=f"{what} (questions)", grid="x")
-    axes.set_yticks(range(len(kinds)), [f"{kind} ({counts[kind]:,})" for kind in kinds])
+    axes.set_yticks(range(len(kinds)), [f"{style.isolated(kind)} ({counts[kind]:,})" for kind in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -62,7 +61,7 @@ def answers_table(rows: Sequence[tuple[str, Sequence[str], str, float]]) -> Figu
         texts = (question, given[0] if given else "(none)", said or "(none)")
         for number, ((place, _, wide), text) in enumerate(zip(columns, texts, strict=True)):
             plain = "".join(letter if letter.isprintable() else " " for letter in text).replace("$", r"\$")
-            lines = textwrap.wrap(plain, wide, max_lines=2, placeholder=" …") or [""]
+            lines = style.lines(style.isolated(plain), wide, most=2) or [""]
             ink = style.PAPER if number == 2 and f1 == 1 else style.INK
             written = axes.text(place, row, "\n".join(lines), fontsize=style.NOTE, color=ink, va="center")
             if number == 2:
@@ -74,5 +73,7 @@ def answers_table(rows: Sequence[tuple[str, Sequence[str], str, float]]) -> Figu
 
 def _extremes(name: str, found: Mapping[str, tuple[float, int]]) -> str:
     enough = {kind: score for kind, (score, count) in found.items() if count >= 5} or {kind: score for kind, (score, _) in found.items()}
-    best, worst = max(enough, key=lambda kind: enough[kind]), min(enough, key=lambda kind: enough[kind])
-    return f"{name + ': ' if name else ''}best at “{best}” ({enough[best]:.2f}), worst at “{worst}” ({enough[worst]:.2f})"
+    parts = []
+    for where, kind in (("best", max(enough, key=lambda kind: enough[kind])), ("worst", min(enough, key=lambda kind: enough[kind]))):
+        parts.append(f"{where} at “{style.isolated(kind)}” ({enough[kind]:.2f})")
+    return f"{name + ': ' if name else ''}{', '.join(parts)}"

@@ -14,38 +14,48 @@ SHARE = LinearSegmentedColormap.from_list("share", [style.PAPER, style.BLUE])
 BOUNDED = ("input", "forget", "output", "reset", "update")
 """Gates: between 0 and 1. The others are signed."""
 MOST_UNITS = 40
+SIDES = ("forwards", "backwards")
 LINES = ((style.BLUE, "-"), (style.VERMILION, "--"), (style.GREEN, "-."), (style.PURPLE, ":"))
 LETTER = 0.095
 """Inches that a letter takes in a line of text."""
 
 
-def gate_traces(words: Sequence[str], gates: Mapping[str, Tensor]) -> Figure:
-    """Every gate of a layer over the words of one text: a row a unit, the busiest units on top.
+def gate_traces(words: Sequence[str], directions: Sequence[Mapping[str, Tensor]], *, layers: int = 1) -> Figure:
+    """Every gate of the first layer over the words of one text: a row a unit, the busiest units on top; a column each direction.
+
+    Both directions stand over the words in the text's order, the first word on the left: what reads backwards begins on the right.
 
     Args:
         words: T tokens.
-        gates: name → (T, H); gates from 0 to 1, states and candidates signed.
+        directions: one or two, forwards and backwards: name → (T, H); gates from 0 to 1, states and candidates signed.
+        layers: how many layers there are in all.
     """
-    names = [name for name in ("input", "forget", "output", "reset", "update", "candidate", "cell", "state") if name in gates]
+    first = directions[0]
+    names = [name for name in ("input", "forget", "output", "reset", "update", "candidate", "cell", "state") if name in first]
     shown = style.short_names([visible(word) for word in words], 12)
-    busiest = gates["state"].float().std(0).argsort(descending=True)[:MOST_UNITS]
-    figure = style.new_figure(1.9 + 1.35 * len(names))
-    grid = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, name in zip(grid, names, strict=True):
-        values = gates[name].float()[:, busiest].T.numpy()
+    busiest = [gates["state"].float().std(0).argsort(descending=True)[:MOST_UNITS] for gates in directions]
+    figure = style.new_figure(1.9 + 1.35 * len(names) + (0.3 if len(directions) > 1 else 0))
+    grid = figure.subplots(len(names), len(directions), sharex=True, squeeze=False)
+    for name, row in zip(names, grid, strict=True):
+        values = [gates[name].float()[:, units].T.numpy() for gates, units in zip(directions, busiest, strict=True)]
         bounded = name in BOUNDED
-        most = 1.0 if bounded else max(float(np.abs(values).max()), 1e-9)
-        image = axes.imshow(
-            values, aspect="auto", cmap=SHARE if bounded else SIGNED, norm=Normalize(0 if bounded else -most, most), interpolation="nearest"
-        )
-        style.dress(axes, y=name)
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=10)
+        most = 1.0 if bounded else max(*(float(np.abs(value).max()) for value in values), 1e-9)
+        norm = Normalize(0 if bounded else -most, most)
+        for axes, value in zip(row, values, strict=True):
+            image = axes.imshow(value, aspect="auto", cmap=SHARE if bounded else SIGNED, norm=norm, interpolation="nearest")
+            style.dress(axes, y=name if axes is row[0] else "")
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=list(row), pad=0.01, aspect=10)
         bar.ax.tick_params(labelsize=style.NOTE)
-    style.name_ticks(grid[-1], "x", shown, most=48, rotate=max(map(len, shown)) > 1)
-    note = f"{len(busiest)} of {gates['state'].shape[1]} units, a row each: those whose state varies most"
-    style.headline(figure, _what_gates_do(gates), note)
+    for axes, side in zip(grid[-1], SIDES, strict=False):
+        style.name_ticks(axes, "x", shown, most=48 // len(directions), rotate=style.longest(shown) > 1)
+        if len(directions) > 1:
+            axes.set_xlabel(f"reads {side}", fontsize=style.LABEL, color=style.INK)
+    which = f"layer 1 of {layers}; " if layers > 1 else ""
+    each = " in each direction" if len(directions) > 1 else ""
+    note = f"{which}{len(busiest[0])} of {first['state'].shape[1]} units{each}, a row each: those whose state varies most"
+    style.headline(figure, _what_gates_do(directions), note)
     return style.finish(figure)
 
 
@@ -60,7 +70,15 @@ def gradient_by_distance(models: Mapping[str, Tensor]) -> Figure:
     for (name, norms), (colour, line) in zip(models.items(), LINES, strict=False):
         values = norms.double().numpy()
         alive = values > 0
-        axes.plot(np.arange(len(values))[alive], values[alive], color=colour, linestyle=line, linewidth=2, label=name)
+        axes.plot(
+            np.arange(len(values))[alive],
+            values[alive],
+            color=colour,
+            linestyle=line,
+            marker=style.marker(int(alive.sum())),
+            linewidth=2,
+            label=name,
+        )
     axes.set_yscale("log")
     style.dress(axes, x="steps back in time", y="gradient norm at that input (L2)", grid="y")
     style.legend_below(figure)
@@ -78,6 +96,8 @@ def reach(norms: Tensor, share: float = 0.01) -> int | None:
 def moving_words(texts: Sequence[tuple[str, Sequence[str], Sequence[float]]]) -> Figure:
     """Texts with each word coloured by how much it spoke for (blue) or against (orange) what the model said.
 
+    Words of a text that is read from right to left are laid out from the right.
+
     Args:
         texts: for each (what the model said, its words, how much each moved the decision).
     """
@@ -90,17 +110,20 @@ def moving_words(texts: Sequence[tuple[str, Sequence[str], Sequence[float]]]) ->
     axes.set_xlim(0, style.WIDTH - 0.4)
     axes.set_ylim(height, 0)
     down = 0.2
-    for (title, _, values), lines in zip(texts, broken, strict=True):
+    edge = style.WIDTH - 0.5
+    for (title, words, values), lines in zip(texts, broken, strict=True):
         axes.text(0, down, title.replace("$", r"\$"), fontsize=style.TICK, color=style.GREY, va="center")
         most = max(max((abs(value) for value in values), default=0.0), 1e-12)
+        mirrored = style.from_the_right(" ".join(words))
         for line in lines:
             down += 0.32
             along = 0.0
             for word, value in line:
                 axes.text(
-                    along + 0.04,
+                    edge - along - 0.04 if mirrored else along + 0.04,
                     down,
-                    word.replace("$", r"\$"),
+                    word,
+                    ha="right" if mirrored else "left",
                     fontsize=style.LABEL,
                     family="DejaVu Sans Mono",
                     color=style.INK if abs(value) < 0.85 * most else style.PAPER,
@@ -110,12 +133,13 @@ def moving_words(texts: Sequence[tuple[str, Sequence[str], Sequence[float]]]) ->
                 along += _width(word)
         down += 0.45
     strongest = max(((abs(value), visible(word)) for _, words, values in texts for word, value in zip(words, values, strict=True)))
-    style.headline(figure, f"“{strongest[1]}” moved a decision most", "blue speaks for what the model said, orange against it")
+    (named,) = style.short_names([strongest[1]], 24)
+    style.headline(figure, f"“{named}” moved a decision most", "blue speaks for what the model said, orange against it")
     return style.finish(figure)
 
 
 def _width(word: str) -> float:
-    return LETTER * len(word) + 0.16
+    return LETTER * style.longest([word]) + 0.16
 
 
 def _lines(words: Sequence[str], values: Sequence[float]) -> list[list[tuple[str, float]]]:
@@ -137,11 +161,12 @@ def visible(word: str) -> str:
     return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(word, word.replace("▁", "_"))
 
 
-def _what_gates_do(gates: Mapping[str, Tensor]) -> str:
-    for name, what in (("forget", "keeps"), ("update", "keeps")):
-        if name in gates:
-            mean = float(gates[name].float().mean())
-            return f"The {name} gate {what} {100 * mean:.0f} % of the state from step to step, in the mean"
+def _what_gates_do(directions: Sequence[Mapping[str, Tensor]]) -> str:
+    for name in ("forget", "update"):
+        if name in directions[0]:
+            kept = [f"{100 * float(gates[name].float().mean()):.0f} %" for gates in directions]
+            how = f"{kept[0]} forwards and {kept[1]} backwards" if len(kept) > 1 else f"{kept[0]} of the state from step to step"
+            return f"The {name} gate keeps {how}, in the mean"
     return "The state of a simple RNN is made anew at every step"
 
 

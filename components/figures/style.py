@@ -4,6 +4,7 @@ Nothing here touches matplotlib's global settings or pyplot, so figures can be m
 """
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -21,6 +22,13 @@ WIDTH, DOTS = 7.5, 120
 """Inches and dots per inch: 900 pixels."""
 TITLE, LABEL, TICK, NOTE = 13.0, 11.0, 10.0, 9.0
 """Font sizes in points."""
+
+FEW_POINTS = 12
+"""A line through no more points than this shows each of them, for a line through one cannot be seen."""
+
+_LEFT_TO_RIGHT, _RIGHT_TO_LEFT, _END = "\u2066", "\u2067", "\u2069"
+"""The marks of Unicode's bidirectional algorithm (UAX 9) around a text that is laid out on its own."""
+_DIRECTIONS = dict.fromkeys(map(ord, "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
 
 _OTHER_SCRIPTS = (
     "Noto Sans CJK KR",
@@ -53,7 +61,7 @@ def dress(axes: Axes, *, x: str = "", y: str = "", grid: str | None = None) -> N
 
 def headline(figure: Figure, title: str, note: str = "") -> None:
     """What is seen, in words, above the whole figure; `note` in smaller letters above the first axes."""
-    figure.suptitle(textwrap.fill(title, 80), fontsize=TITLE, color=INK, x=0.02, ha="left")
+    figure.suptitle("\n".join(lines(title, 80)), fontsize=TITLE, color=INK, x=0.02, ha="left")
     if note:
         figure.axes[0].set_title(note, fontsize=TICK, color=GREY, loc="left")
 
@@ -84,7 +92,8 @@ def finish(figure: Figure) -> Figure:
 def short_names(names: Sequence[str], longest: int = 18) -> list[str]:
     """Names as they can stand in a figure: one line, at most `longest` characters each, nothing taken for mathematics between dollars.
 
-    Names that are too long lose the same middle part, chosen so that as many as can be still differ.
+    Names with letters from right to left are `isolated`, whose marks are not seen and not counted. Names that are too long lose the same
+    middle part, chosen so that as many as can be still differ.
     """
     names = ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
 
@@ -93,7 +102,45 @@ def short_names(names: Sequence[str], longest: int = 18) -> list[str]:
         return [name if len(name) <= longest else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
 
     shortest = max((cut(head) for head in range(longest - 1, -1, -1)), key=lambda cuts: len(set(cuts)))
-    return [name.replace("$", r"\$") for name in shortest]
+    return [isolated(name.replace("$", r"\$")) for name in shortest]
+
+
+def isolated(text: str) -> str:
+    """A text that can stand in a sentence: where it has letters from right to left, marked so that it does not turn what is around it.
+
+    Without the marks a sentence that begins with such a text is laid out from the right as a whole, and says something else.
+    """
+    text = text.translate(_DIRECTIONS)  # its own marks could end ours
+    if not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text):
+        return text
+    return f"{_RIGHT_TO_LEFT if from_the_right(text) else _LEFT_TO_RIGHT}{text}{_END}"
+
+
+def from_the_right(text: str) -> bool:
+    """Whether a text is read from right to left: so is its first letter that has a direction."""
+    kinds = (unicodedata.bidirectional(letter) for letter in text)
+    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
+
+
+def lines(text: str, width: int, *, most: int | None = None) -> list[str]:
+    """A text in lines of `width` characters, at most `most` of them; what is `isolated` is so in each line that has a part of it."""
+    wrapped, begun = [], ""
+    for line in textwrap.wrap(text, width, max_lines=most, placeholder=" …"):
+        whole = begun + line
+        begin = max(whole.rfind(_LEFT_TO_RIGHT), whole.rfind(_RIGHT_TO_LEFT))
+        begun = whole[begin] if begin > whole.rfind(_END) else ""
+        wrapped.append(whole + (_END if begun else ""))
+    return wrapped
+
+
+def longest(names: Sequence[str]) -> int:
+    """How many letters of the longest name are seen."""
+    return max(len(name.translate(_DIRECTIONS)) for name in names)
+
+
+def marker(points: int) -> str:
+    """What marks each point of a line through so many."""
+    return "o" if points <= FEW_POINTS else ""
 
 
 def thin(count: int, most: int) -> list[int]:

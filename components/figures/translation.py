@@ -1,6 +1,5 @@
 """What a translation does: where the decoder looked for each word, and how good long sentences are."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,7 +26,7 @@ def alignment(source: Sequence[str], target: Sequence[str], weights: Tensor) -> 
     axes.spines[:].set_visible(False)
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
-    style.name_ticks(axes, "x", read, most=40, rotate=max(map(len, read)) > 2)
+    style.name_ticks(axes, "x", read, most=40, rotate=style.longest(read) > 2)
     style.name_ticks(axes, "y", wrote, most=40)
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.set_label("weight", fontsize=style.LABEL, color=style.INK)
@@ -64,10 +63,12 @@ def cross_attention(source: Sequence[str], target: Sequence[str], weights: Tenso
                 axes.set_ylabel(f"layer {layer + 1}", fontsize=style.TICK, color=style.INK)
     peak = weights.amax(-1).mean(-1)
     best = divmod(int(peak.argmax()), heads)
-    read, wrote = " ".join(visible(token) for token in source), " ".join(visible(token) for token in target)
+    read, wrote = (style.isolated(" ".join(visible(token) for token in tokens)) for tokens in (source, target))
     note = f"read (across): {read}\nwritten (down): {wrote}"
     figure.supxlabel(
-        "\n".join(textwrap.fill(line, 110) for line in note.replace("$", r"\$").split("\n")), fontsize=style.NOTE, color=style.GREY
+        "\n".join(part for line in note.replace("$", r"\$").split("\n") for part in style.lines(line, 110)),
+        fontsize=style.NOTE,
+        color=style.GREY,
     )
     style.headline(
         figure,

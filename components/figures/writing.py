@@ -1,6 +1,5 @@
 """What a model writes: its summaries' scores beside the lead sentence's, and texts while it is still learning."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,7 +57,7 @@ def written_texts(rows: Sequence[tuple[str, str, str]]) -> Figure:
         for label, text, colour in told:
             shown = " ".join(text.split())
             shown = shown if len(shown) <= SHOWN_LETTERS else f"{shown[: SHOWN_LETTERS - 1]}…"
-            for place, line in enumerate(textwrap.wrap(shown, LETTERS)):
+            for place, line in enumerate(style.lines(style.isolated(shown), LETTERS)):
                 lines.append((label if place == 0 else "", line.replace("$", r"\$"), colour))
         lines.append(("", "", style.INK))
     height = 0.19 * len(lines)

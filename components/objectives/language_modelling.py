@@ -22,6 +22,7 @@ from components.data.text_stream import IGNORED
 from components.data.tokens import SPECIALS, Vocabulary
 from components.decoding import State, sample
 from components.errors import DataError
+from components.objectives.recurrent_pictures import gates_picture
 from components.objectives.sequence_classification import unknown_tokens
 from components.objectives.transformer_pictures import transformer_pictures
 from components.protocols import Batch, Model, Outcomes, Split
@@ -162,15 +163,12 @@ class LanguageModelling:
                 return {}
             inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
             return transformer_pictures(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
-        from components.figures.sequences import gate_traces, gradient_by_distance
+        from components.figures.sequences import gradient_by_distance
 
         figures = {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}
         if self.vocabulary is not None and hasattr(model, "gates"):
             inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
-            with torch.no_grad():
-                gates = model.gates(inputs)[0]  # type: ignore[operator]
-            written = Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist())
-            figures["gates"] = gate_traces(written, {name: gate[0].cpu() for name, gate in gates.items()})
+            figures["gates"] = gates_picture(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
         return figures
 
 

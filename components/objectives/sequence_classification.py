@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from components.data.tokens import Vocabulary
 from components.objectives.classification import Classification
+from components.objectives.recurrent_pictures import gates_picture
 from components.objectives.transformer_pictures import transformer_pictures
 from components.protocols import Batch, Model, Outcomes, Split
 
@@ -70,7 +71,8 @@ class SequenceClassification(Classification):
         """
         if self.vocabulary is None or not hasattr(model, "read"):
             return {}
-        from components.figures.sequences import gate_traces, moving_words
+        from components.figures import style
+        from components.figures.sequences import moving_words
 
         vocabulary = Vocabulary.load(self.vocabulary)
         assert split.lengths is not None
@@ -86,15 +88,13 @@ class SequenceClassification(Classification):
         for row, length in enumerate(batch["lengths"].tolist()):
             words = vocabulary.tokens(batch["inputs"][row, :length].tolist())
             answer = int(probability[row].argmax())
-            title = f"{self.class_names[answer]} {float(probability[row, answer]):.0%} (is {self.class_names[int(batch['targets'][row])]})"
-            rows.append((title, words, moved[row, :length].tolist()))
+            said, given = (style.isolated(self.class_names[place]) for place in (answer, int(batch["targets"][row])))
+            rows.append((f"{said} {float(probability[row, answer]):.0%} (is {given})", words, moved[row, :length].tolist()))
         figures = {"words": moving_words(rows)}
         if hasattr(model, "gates"):
             length = int(batch["lengths"][0])
             words = vocabulary.tokens(batch["inputs"][0, :length].tolist())
-            with torch.no_grad():
-                gates = model.gates(batch["inputs"][:1, :length])[0]  # type: ignore[operator]
-            figures["gates"] = gate_traces(words, {name: gate[0].cpu() for name, gate in gates.items()})
+            figures["gates"] = gates_picture(model, batch["inputs"][:1, :length], words)
         length = int(batch["lengths"][0])
         inputs = batch["inputs"][:1, :length]
         figures |= transformer_pictures(model, inputs, vocabulary.tokens(inputs[0].tolist()))

@@ -14,6 +14,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 """The option that every command has."""
 
 
+_ESCAPES = {ord(letter): repr(letter)[1:-1] for letter in map(chr, (*range(32), *range(127, 160))) if letter not in "\n\t"}
+
+
+def harmless(text: str) -> str:
+    """A text as a terminal may be given it: control characters, which could move its cursor or ring its bell, as Python would write them.
+
+    Line ends and tabs stay.
+    """
+    return text.translate(_ESCAPES)
+
+
 class Output:
     """Where a command's words go.
 
@@ -38,12 +49,12 @@ class Output:
 
     def say(self, line: str) -> None:
         """One line for people."""
-        typer.echo(line, file=self.people)
+        typer.echo(harmless(line), file=self.people)
 
     def stream(self, pieces: Iterable[str]) -> None:
         """A text for people as it is made, and a line's end behind it."""
         for piece in pieces:
-            typer.echo(piece, file=self.people, nl=False)
+            typer.echo(harmless(piece), file=self.people, nl=False)
             self.people.flush()
         typer.echo(file=self.people)
 
@@ -57,12 +68,12 @@ class Output:
         for name in columns:
             table.add_column(name, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(harmless(cell)) for cell in row))
         self.console.print(table)
 
     def fail(self, message: str, **facts: Any) -> NoReturn:
         """End the command with exit code 1 although it has an answer: one line on stderr, and the one JSON object holds both."""
-        typer.echo(f"lab: {message}", err=True)
+        typer.echo(f"lab: {harmless(message)}", err=True)
         self.finish(**facts, error=message, exit_code=1)
         raise typer.Exit(1)
 

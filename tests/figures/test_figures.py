@@ -10,6 +10,8 @@ import matplotlib as mpl
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import LoadFlags
 from matplotlib.text import Text
 
 import components.figures
@@ -18,7 +20,7 @@ from components.figures.confusion import class_scores_chart, confusion_figure
 from components.figures.curves import curves
 from components.figures.gradients import activation_saturation, gradient_flow
 from components.figures.pictures import mistakes
-from components.figures.style import short_names, thin, times
+from components.figures.style import from_the_right, isolated, lines, longest, short_names, thin, times
 
 NAN = math.nan
 
@@ -101,6 +103,8 @@ FIGURES = {
     "gradients, all dead": lambda: gradient_flow(deep(2, (1, 2), lambda i, step: 0.0)),
     "gradients, some NaN": lambda: gradient_flow(deep(3, (1, 2), lambda i, step: NAN if i else 1.0)),
     "saturation": lambda: activation_saturation({f"saturation/act.{i}": [(1, i / 10), (200, i / 9)] for i in range(10)}),
+    "saturation, once": lambda: activation_saturation({f"saturation/act.{i}": [(1, i / 4)] for i in range(5)}),
+    "saturation of one layer, once": lambda: activation_saturation({"saturation/act": [(1, 0.0)]}),
 }
 
 
@@ -275,6 +279,12 @@ def test_saturation_is_in_percent_and_names_the_worst():
     figure = activation_saturation({"saturation/a": [(1, 0.1), (2, 0.93)], "saturation/b": [(1, 0.2), (2, 0.5)]})
     assert figure.get_suptitle() == "Step 2: “a” is saturated most: 93 % of its outputs"
     assert figure.axes[0].lines[-1].get_xdata().tolist() == pytest.approx([93.0, 50.0])
+    assert not figure.axes[0].texts
+    once = activation_saturation({"saturation/a": [(1, 0.0)], "saturation/b": [(1, 0.125)]})
+    assert [(text.get_text(), *text.xy) for text in once.axes[0].texts] == [("0", 0.0, 0), ("12.5", 12.5, 1)]
+    assert not activation_saturation({f"saturation/{i}": [(1, 0.1)] for i in range(13)}).axes[0].texts
+    same = activation_saturation({"saturation/a": [(1, 0.0), (2, 0.0), (3, 0.0)]}).axes[0].lines
+    assert [line.get_markersize() for line in same] == [12, 9, 6], "one is seen in the other"
     calm = activation_saturation({"saturation/a": [(1, 0.0)], "saturation/b": [(1, 0.001)]})
     assert calm.get_suptitle() == "Step 1: hardly any output is saturated (at most 0.1 %)"
 
@@ -291,6 +301,39 @@ def test_short_names_stay_different_and_carry_no_mathematics():
     assert short_names(["$x$", "two\nlines"]) == [r"\$x\$", "two lines"]
     many = short_names([f"encoder.layers.{i}.self_attention.query_projection" for i in range(99)], 20)
     assert len(set(many)) == 99 and max(map(len, many)) == 20
+
+
+FILM, SONG = "סרט", "أغنية"
+
+
+def test_a_text_from_the_right_does_not_turn_what_is_around_it():
+    figure = confusion_figure(torch.tensor([[5, 6], [1, 5]]), [FILM, SONG])
+    assert figure.get_suptitle() == f"“\u2067{FILM}\u2069” is taken for “\u2067{SONG}\u2069” six times"
+    assert glyphs(figure.get_suptitle()) == glyphs(f"\u200e“{FILM}” is taken for “{SONG}” six times")
+    assert glyphs(f"“{FILM}” is taken for “{SONG}” six times") != glyphs(figure.get_suptitle()), "what it was without marks"
+    scores = torch.tensor([0.5, 0.9]).double()
+    chart = class_scores_chart(scores, scores, scores, given=torch.tensor([12, 3]), class_names=[FILM, "song"])
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == [f"\u2067{FILM}\u2069 (12)", "song (3)"]
+
+
+def glyphs(text):
+    """What is drawn of a text, from left to right; marks that are not seen are left out."""
+    font = get_font(findfont("DejaVu Sans"))
+    marks = {font.get_char_index(ord(mark)) for mark in "\u200e\u2067\u2069"}
+    return [
+        glyph.glyph_index for glyph in font._layout(text, LoadFlags.DEFAULT) if glyph.glyph_index not in marks | {font.get_char_index(32)}
+    ]
+
+
+def test_isolated_texts_keep_their_direction_in_every_line():
+    assert isolated("a film") == "a film"
+    assert isolated(f"{FILM} film") == f"\u2067{FILM} film\u2069"
+    assert isolated(f"film {FILM}") == f"\u2066film {FILM}\u2069"
+    assert isolated(f"\u202e{FILM}\u2069") == f"\u2067{FILM}\u2069", "no mark of the text's own ends ours"
+    assert lines(f"of “{isolated(f'{FILM} {SONG}')}” and", 11) == [f"of “\u2067{FILM}\u2069", f"\u2067{SONG}\u2069” and"]
+    assert lines(isolated(f"{FILM} 1 {SONG}"), 7, most=1) == [f"\u2067{FILM} …\u2069"]
+    assert [from_the_right(text) for text in (FILM, f"1. {FILM} film", "film", "12", "")] == [True, True, False, False, False]
+    assert longest(short_names([FILM, "of"])) == 3
 
 
 def test_names_in_other_scripts_are_drawn_without_a_warning():

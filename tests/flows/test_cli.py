@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from lab_processes import stand_in
+from typer import Exit
 
 from components.errors import DataError
 from flows import cli
+from flows.commands.output import Output
 from flows.lab import doctor, servers
 from flows.lab.doctor import Finding
 
@@ -171,3 +173,18 @@ def test_doctor_fails_when_something_fails(monkeypatch: pytest.MonkeyPatch, caps
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
     assert found["findings"][1] == {"level": "warn", "check": "clock", "found": "late", "mend": "set it"}
+
+
+def test_what_people_are_told_carries_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(as_json=False)
+    output.stream(["one\n\x1b", "[31mtwo\t\x9b\x7f"])
+    output.say("\x07\r é אב")
+    output.table(["a"], [["\x1b[2J\nb"]])
+    with pytest.raises(Exit):
+        output.fail("no \x1b")
+    shown = capsys.readouterr()
+    assert shown.out.startswith("one\n\\x1b[31mtwo\t\\x9b\\x7f\n\\x07\\r é אב\n")
+    assert [line.strip() for line in shown.out.splitlines()[-3:-1]] == [r"\x1b[2J", "b"]
+    assert shown.err == "lab: no \\x1b\n"
+    assert cli.run(["predict\x1b"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -59,6 +59,14 @@ def test_a_text_gets_a_label(settings: Settings, tmp_path: Path) -> None:
     assert "1 unknown to the vocabulary" in shown
 
 
+def test_control_characters_of_a_text_do_not_reach_the_terminal(settings: Settings) -> None:
+    text = "a\x1b[31mgood\x07 film\x9b2J"
+    shown = lab(settings, "predict", "classifier", text).out
+    assert r"a\x1b[31mgood\x07 film\x9b2J" in shown
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+    assert lab(settings, "predict", "classifier", text, "--json").json["predictions"][0]["given"] == text
+
+
 def test_a_text_is_gone_on_with(settings: Settings) -> None:
     found = lab(settings, "predict", "writer", "to be ☃", "--json").json["predictions"][0]
     assert len(found["text"]) == 200

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from components.data.tokens import TokenSettings
+from components.models.bilstm import BiLSTM
 from components.models.lstm import LSTM
 from components.objectives.sequence_classification import SequenceClassification, influence
 
@@ -92,3 +93,21 @@ def test_pictures_of_a_model_and_none_where_nothing_fits():
     assert set(OBJECTIVE.explain(model, Texts(["a good film", "bad"]))) == {"words", "gates"}
     assert OBJECTIVE.explain(model, Texts(["film " * 50])) == {}
     assert OBJECTIVE.explain(nn.Linear(1, 1), Texts(["film"])) == {}
+
+
+def test_gates_of_both_directions_are_drawn_over_the_texts_own_order():
+    torch.manual_seed(0)
+    model = BiLSTM(vocabulary_size=len(VOCABULARY), classes=2, embedding=4, hidden=5, layers=2, activation=nn.Tanh).eval()
+    figure = OBJECTIVE.explain(model, Texts(["a good film", "bad"]))["gates"]
+    panels = {axes.get_xlabel(): axes.images[0] for axes in figure.axes if axes.get_xlabel()}
+    assert list(panels) == ["reads forwards", "reads backwards"]
+    assert "layer 1 of 2; 5 of 5 units in each direction" in figure.axes[0].get_title(loc="left")
+    for drawn, gates in zip(panels.values(), model.gates(batch(["a good film"])["inputs"]), strict=False):  # then come those of layer 2
+        state = gates["state"][0]
+        assert torch.tensor(drawn.get_array()).allclose(state[:, state.std(0).argsort(descending=True)].T)
+
+
+def test_names_from_the_right_do_not_turn_the_words_picture():
+    objective = SequenceClassification(classes=2, class_names=["רע", "טוב"], vocabulary=VOCABULARY.dump())
+    first = objective.explain(Linear(), Texts(["a good film"]))["words"].axes[0].texts[0]
+    assert first.get_text() == "\u2067טוב\u2069 100% (is \u2067רע\u2069)"
