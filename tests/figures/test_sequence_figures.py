@@ -44,7 +44,7 @@ def test_both_directions_of_a_layer_are_drawn_and_named():
 
 def test_a_gradient_at_one_input_can_be_seen():
     assert gradient_by_distance({"RNN": torch.ones(1)}).axes[0].lines[0].get_marker() == "o"
-    assert gradient_by_distance({"RNN": torch.ones(50)}).axes[0].lines[0].get_marker() == "None"
+    assert gradient_by_distance({"RNN": torch.ones(50)}).axes[0].lines[0].get_marker() == ""
 
 
 def test_how_far_a_gradient_reaches():
