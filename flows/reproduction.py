@@ -77,6 +77,11 @@ def _differences(tags: Mapping[str, str]) -> Iterator[str]:
         yield "the code had changes that were not committed"
     if code.get("dirty"):
         yield "the code here has changes that are not committed"
+    if tags.get("lab.together") == "true":
+        yield (
+            "it was trained in a stack with other trials, here it is alone: sums are rounded in another order, and where there is dropout "
+            "other units are dropped"
+        )
     for package, version in here["versions"].items():
         before = tags.get(f"lab.version.{package}")
         if before and before != version:

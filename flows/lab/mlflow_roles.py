@@ -7,17 +7,21 @@ only looks, so that one is refused whatever makes something.
 from __future__ import annotations
 
 from functools import cache
-
-from flask import Response, make_response, request
-from mlflow.server.auth import authenticate_request_basic_auth
-from werkzeug.datastructures import Authorization
+from typing import TYPE_CHECKING
 
 from flows.lab import access
 from flows.lab.settings import Settings
 
+if TYPE_CHECKING:
+    from flask import Response
+    from werkzeug.datastructures import Authorization
+
 
 def authenticate() -> Authorization | Response:
     """Who the current request is from, or the answer that refuses it: 401 without the right password, 403 to a reader who makes things."""
+    from flask import Response, make_response, request
+    from mlflow.server.auth import authenticate_request_basic_auth
+
     found: Authorization | Response = authenticate_request_basic_auth()
     if isinstance(found, Response) or found.username != _reader():
         return found

@@ -118,6 +118,7 @@ def _tags_of_start(run: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         "lab.seed": config.get("seed"),
         "lab.pretrained": config.get("pretrained"),
         "lab.code.dirty": code.get("dirty"),
+        "lab.together": facts.get("together"),
         **{f"lab.{key}": value for key, value in (facts.get("machine") or {}).items()},
         **{f"lab.version.{package}": version for package, version in (facts.get("versions") or {}).items()},
         **{f"tag.{label}": "yes" for label in config.get("tags") or []},

@@ -57,7 +57,7 @@ class Entry:
     ) -> Entry:
         """Open its journal and build its parts."""
         journal = Journal(folder)
-        journal.event("started", run=folder.name, config=config, **_environment())
+        journal.event("started", run=folder.name, config=config, together=True, **_environment())
         journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
         return cls(taken, folder, config, prepared, experiment.assemble(config, prepared, settings, journal), journal, handle)
 

@@ -87,6 +87,8 @@ class Results:
         trials: those that have ended.
         test: after the end: seed → the test metrics of the chosen configuration's run with that seed. Empty before.
         tested: how many configurations the test split has been looked at for, the chosen one included, as more trials changed the choice.
+        together: whether trials were trained in stacks; None where nobody chose between the ways.
+        why: what the choice between the ways was made by.
     """
 
     name: str
@@ -103,3 +105,5 @@ class Results:
     trials: tuple[Trial, ...]
     test: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     tested: int = 0
+    together: bool | None = None
+    why: str = ""

@@ -75,6 +75,7 @@ def cautions(results: Results, repeated: int, found: Sequence[Factor], ranking: 
         *_about_choosing(results, ranking),
         *([_about_many(tested)] if len(tested) > 1 else []),
         *(_about_values(results) if cost.complete else []),
+        *_about_training(results),
     ]
 
 
@@ -196,6 +197,19 @@ def _about_ending(cost: Cost, repeated: int) -> list[str]:
     if repeated:
         lines.append(f"Left out, as their configuration had been run with that seed already: {count(repeated, 'trial')}.")
     return lines
+
+
+def _about_training(results: Results) -> list[str]:
+    match results.together:
+        case None:
+            return []
+        case False:
+            return [f"Trials were trained one by one: {results.why}."]
+        case True:
+            return [
+                f"Trials were trained together: {results.why}. One that is trained again alone comes to the same numbers but for rounding; "
+                "where there is dropout, other units are dropped."
+            ]
 
 
 def _about_seeds(results: Results, tested: Sequence[Comparison]) -> list[str]:

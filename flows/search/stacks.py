@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -32,9 +32,6 @@ from flows.search.entries import Entry
 from flows.search.places import Place, Places
 from flows.search.study import Sweep, Taken
 from flows.search.trials import conclude_many, folder_of, judge, judged, open_run, run_trial
-
-if TYPE_CHECKING:
-    pass
 
 WIDE = 32
 """Trials of one program that a CPU core trains at a time: fewer cost more each, and more gain nothing (benchmarks/README.md)."""
@@ -70,14 +67,17 @@ class Stack:
         self.counted_at = time.perf_counter()
         self.exhausted = False
         """There was nothing left to begin: asking again would read every running trial for nothing."""
-        self.objections: dict[str, str] = {}
-        """Trial → why it cannot be stacked."""
+        self.objection: str | None = None
+        """Why a trial that came cannot be stacked."""
+        self.fruitless = False
+        """Trials came, and none of them could be stacked."""
 
     # ------------------------------------------------------------------ from beginning to end
 
     def run(self) -> bool:
         """Train trials until there is nothing to begin; returns whether stacking is the way. Where single processes are quicker, the
-        trials that were taken to find that out are trained one by one.
+        trials that were taken to find that out are trained one by one, as are those that cannot be stacked: what comes after may be
+        of another kind.
 
         Raises:
             RequestError: stacking was asked for, and a trial cannot be stacked.
@@ -88,10 +88,11 @@ class Stack:
         saved = len(snapshot.values["names"]) - len(snapshot.values["ended"]) if snapshot else 0
         trials = [*self._take(max(self.most, saved)), *self._ghosts(checkpoints)]
         try:
-            way = self._way(trials) if trials or self.objections else {"way": STACKED}
+            self.fruitless = not trials and self.objection is not None
+            way = self._way(trials) if trials else {"way": STACKED}
             if way["way"] == PROCESSES:
                 self._one_by_one()
-                return False
+                return not way.get("timed", True)
             if trials:
                 self._train(trials, checkpoints, way)
         finally:
@@ -126,11 +127,16 @@ class Stack:
         self._on_end([fitted for fitted in ended if fitted.name in self.entries])
 
     def _way(self, trials: Sequence[StackedTrial]) -> Mapping[str, Any]:
-        """How the sweep's trials are trained (`way`, `width`, `lanes`, `reason`): what the first worker that has timed it has said."""
+        """How the sweep's trials are trained (`way`, `width`, `lanes`, `reason`): what the first worker that has timed it has said.
+
+        Where there was nothing to time, that is said for these trials only.
+        """
         way: Mapping[str, Any] | None = self.sweep.study.user_attrs.get("way")
         if way is not None and way["lanes"] in (0, self.lanes):
             return way
         way = self._choose(trials)
+        if not way["timed"]:
+            return way
         with storage.turn(self.sweep.settings, self.sweep.name):
             said = self.sweep.study.user_attrs.get("way")
             if said is not None and said["lanes"] in (0, self.lanes):
@@ -141,15 +147,12 @@ class Stack:
 
     def _choose(self, trials: Sequence[StackedTrial]) -> dict[str, Any]:
         """The quickest way for the largest group of these trials, by timing a few steps of each."""
-        sorted_out = group(trials)
-        if not sorted_out.together:
-            reason = sorted_out.alone[0][1] if sorted_out.alone else next(iter(self.objections.values()), "there is nothing to stack")
-            return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": f"{reason}; one by one"}
-        largest = max(sorted_out.together, key=len)
+        largest = max(group(trials).together, key=len)
         choice = fastest(largest, device=self.entries[largest[0].name].parts.device, lanes=self.lanes, most=self.most)
+        found = {"timed": bool(choice.seconds), "reason": choice.reason}
         if choice.way != STACKED and self.sweep.plan.backend == "auto":
-            return {"way": PROCESSES, "width": 0, "lanes": 0, "reason": choice.reason}
-        return {"way": STACKED, "width": choice.width, "lanes": choice.lanes or self.lanes, "reason": choice.reason}
+            return {"way": PROCESSES, "width": 0, "lanes": 0, **found}
+        return {"way": STACKED, "width": choice.width, "lanes": choice.lanes or self.lanes, **found}
 
     # ------------------------------------------------------------------ trials that come
 
@@ -179,11 +182,13 @@ class Stack:
         if not trials:
             return trials
         sorted_out = group(trials)
-        for trial, reason in sorted_out.alone:
-            self.objections[trial.name] = reason
-        if sorted_out.alone and self.sweep.plan.backend == "vectorised":
-            reason = sorted_out.alone[0][1]
-            raise RequestError(f"search.backend: these trials cannot be stacked: {reason} (allowed: auto, which runs them one by one)")
+        for _, reason in sorted_out.alone:
+            self.objection = reason
+        if self.objection and self.sweep.plan.backend == "vectorised":
+            raise RequestError(
+                f"search.backend: these trials cannot be stacked: {self.objection} "
+                f"(one by one: lab sweep --resume {self.sweep.name} search.backend=auto)"
+            )
         for trial, _ in sorted_out.alone:
             self._close_and_run(trial.name)
         for alike in sorted_out.together:
@@ -294,14 +299,19 @@ def work(sweep: Sweep, worker: str, *, cores: int, workers: int, tell: Tell, sto
     """
     torch.set_num_threads(1)
     most = size(sweep, workers=workers, lanes=cores)
+    fruitless = False
     while not stopping():
         with Places(sweep.settings, sweep.name).taken() as place:
-            stack = Stack(sweep, worker, place, most=most, lanes=cores, tell=tell, stopping=stopping)
+            # What is run one by one is taken one by one, so that the workers share it.
+            stack = Stack(sweep, worker, place, most=1 if fruitless else most, lanes=cores, tell=tell, stopping=stopping)
             try:
                 if not stack.run():
                     return False
             except Interrupted:
                 return True
+        if stack.fruitless and not fruitless:
+            tell({"kind": "way", "way": PROCESSES, "reason": f"{stack.objection}; one by one"})
+        fruitless = stack.fruitless
         if sweep.finished():
             return True
         if reason := sweep.hopeless():

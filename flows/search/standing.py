@@ -145,7 +145,7 @@ class Standing:
 
     def results(self, test: Mapping[int, Mapping[str, float]] | None = None, *, tested: int = 0) -> Results:
         """What the sweep has come to so far; `test` and `tested` as in `Results`."""
-        plan = self.plan
+        plan, way = self.plan, self.study.user_attrs.get("way")
         return Results(
             name=self.name,
             description=dict(describe(SEARCH)).get(plan.name, ""),
@@ -165,6 +165,8 @@ class Standing:
             ),
             test=test or {},
             tested=tested,
+            together=way and way["way"] == "stacked",
+            why=way["reason"] if way else "",
         )
 
     def _chosen(self, params: Mapping[str, Any], level: Any) -> Assignment:

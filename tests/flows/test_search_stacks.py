@@ -125,11 +125,42 @@ def test_auto_says_why_and_what_cannot_be_stacked_is_refused_or_run_one_by_one(t
         "initializer=he_normal",
     ]
     small = ["search=activations", "search.space.activation=[relu,tanh]", "search.seeds=1"]
-    with pytest.raises(RequestError, match=r"cannot be stacked: .*batch.* \(allowed: auto, which runs them one by one\)$"):
+    with pytest.raises(RequestError, match=r"cannot be stacked: .*batch.* \(one by one: lab sweep --resume refused search.backend=auto\)$"):
         swept(tracked_settings, *vgg, *small, "search.backend=vectorised", name="refused")
     results = swept(tracked_settings, *vgg, *small, "search.backend=auto", name="auto", watch=heard.append)
     assert [trial.state for trial in results.trials] == ["complete"] * 2
     ways = [line for line in heard if line["kind"] == "way"]
-    assert len(ways) == 1
-    assert ways[0]["way"] == "processes"
-    assert "batch" in ways[0]["reason"]
+    assert 1 <= len(ways) <= 2, "each worker says it once"
+    assert {line["way"] for line in ways} == {"processes"}
+    assert all("batch" in line["reason"] for line in ways)
+
+
+@pytest.mark.e2e
+def test_auto_keeps_no_choice_that_it_has_not_timed(tracked_settings: Settings) -> None:
+    heard: list[dict[str, Any]] = []
+    space = "search.space={optimizer.learning_rate:{low:1e-3,high:1e-1,log:true}}"
+    one = [*common(), "search=initializers", "search.sampler=random", "search.seeds=1", "search.trials=1", space, "search.backend=auto"]
+    assert swept(tracked_settings, *one, name="grows").together is None
+    with SweepSession({"resume": "grows", "overrides": ["search.trials=24"]}, tracked_settings, watch=heard.append) as session:
+        sweep_here(session)
+    assert session.sweep is not None
+    assert session.sweep.results().together
+    assert any("µs a step and trial" in line["reason"] for line in heard if line["kind"] == "way")
+
+
+@pytest.mark.e2e
+def test_a_kind_that_cannot_be_stacked_leaves_the_others_their_stack(tracked_settings: Settings) -> None:
+    heard: list[dict[str, Any]] = []
+    mixed = ["search=initializers", "search.space={trainer.accumulate:[2,1]}", "search.seeds=6", "search.backend=auto"]
+    results = swept(tracked_settings, *common(), *mixed, name="mixed", watch=heard.append)
+    assert Counter((trial.params["trainer.accumulate"], trial.state) for trial in results.trials) == {
+        (2, "complete"): 6,
+        (1, "complete"): 6,
+    }
+    assert results.together, heard
+    ways = {line["way"]: line["reason"] for line in heard if line["kind"] == "way"}
+    assert "accumulates gradients" in ways["processes"]
+    assert "µs a step and trial" in ways["stacked"]
+    tags = {run.data.tags["lab.run"]: run.data.tags.get("lab.together") for run in mlflow_runs(tracked_settings)}
+    for trial in results.trials:
+        assert tags[trial.run] == ("true" if trial.params["trainer.accumulate"] == 1 else None)

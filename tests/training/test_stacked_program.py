@@ -343,6 +343,15 @@ def test_objectives_are_compared_by_what_is_in_them_tensors_too():
     assert [[member.name for member in members] for members in found.together] == [["trial 0", "trial 2"], ["trial 1"]]
 
 
+@pytest.mark.parametrize("first", [{}, {"accumulate": 2}], ids=["it comes second", "it comes first"])
+def test_what_a_trial_cannot_do_is_its_own_and_not_its_programs(first):
+    second = {"accumulate": 2} if not first else {}
+    found = group([trial(0, **first), trial(1, **second), trial(2)])
+    stackable = {0, 1, 2} - ({1} if not first else {0})
+    assert [{each.seed for each in alike} for alike in found.together] == [stackable]
+    assert [reason for _, reason in found.alone] == ["it accumulates gradients over several batches"]
+
+
 def test_batches_padded_by_their_own_lengths_need_the_same_order():
     class Ragged(type(TRAINING)):
         lengths = torch.arange(130)

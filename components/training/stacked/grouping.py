@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _NormBase
 from components.data.batches import Batches
 from components.protocols import Batch, Objective
 from components.training.device import AUTOCAST, to_device
-from components.training.settings import Trainer
 from components.training.stacked.program import Program
 from components.training.stacked.repeated import Value
 from components.training.stacked.tape import NotStackableError, record_step
@@ -46,6 +45,9 @@ def group(trials: Sequence[StackedTrial]) -> Groups:
     kinds: list[tuple[Any, StackedTrial, list[StackedTrial] | str]] = []
     alone: list[tuple[StackedTrial, str]] = []
     for trial in trials:
+        if refused := _refused(trial):
+            alone.append((trial, refused))
+            continue
         kind = program_of(trial)
         known = next((found for key, _, found in kinds if key == kind), None)
         if known is None:
@@ -74,11 +76,9 @@ def can_stack(trial: StackedTrial) -> str | None:
 
     Its step is recorded, repeated for two trials with other weights and another batch, and must come to the same as alone.
     """
-    refused = _refused(trial.settings)
+    refused = _refused(trial)
     if refused is not None:
         return refused
-    if type(trial.optimizer) not in SLOTS:
-        return f"{type(trial.optimizer).__name__} has no update rule for many trials"
     for name, module in trial.model.named_modules():
         if isinstance(module, _NormBase):
             return f"{name or 'it'} ({type(module).__name__}) uses statistics of the batch"
@@ -90,7 +90,11 @@ def can_stack(trial: StackedTrial) -> str | None:
     return None
 
 
-def _refused(settings: Trainer) -> str | None:
+def _refused(trial: StackedTrial) -> str | None:
+    """Why a trial cannot be stacked for what is its own and no part of its program."""
+    settings = trial.settings
+    if type(trial.optimizer) not in SLOTS:
+        return f"{type(trial.optimizer).__name__} has no update rule for many trials"
     if settings.accumulate > 1:
         return "it accumulates gradients over several batches"
     if settings.precision in AUTOCAST:
