@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.errors import DataError, RequestError, RunError
 from components.protocols import DataSet
-from flows.config.build import build
-from flows.parts import load_model, write_json
+from flows.config.build import build, validate
+from flows.config.overrides import parse
+from flows.parts import Loaded, load_model, write_json
 
 
-def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+def predict_each(folder: Path, given: Iterable[str], settings: Iterable[str] = ()) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     """What the model in `folder` answers to each of `given` (files of pictures; texts, or files of text), or why it cannot: a DataError.
+
+    `settings` (`objective.temperature=0.5`) change how it answers, and nothing that it has learned.
 
     An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation, summaries
     and language models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the model folder, none of it from
     the prepared data. Where a model reads pictures, a folder stands for all files in it.
     """
-    loaded = load_model(folder)
+    loaded = _loaded(folder, settings)
     reader: DataSet = build(loaded.config["data"])
     of_pictures = "vocabulary" not in loaded.data["facts"]
     for one in (each for some in given for each in (_files(some) if of_pictures else [some])):
@@ -27,6 +31,25 @@ def predict_each(folder: Path, given: Iterable[str]) -> Iterator[tuple[str, dict
             yield one, loaded.objective.answer(loaded.model, reader.read(one, loaded.data["facts"]))
         except DataError as error:
             yield one, error
+
+
+def _loaded(folder: Path, settings: Iterable[str]) -> Loaded:
+    """The model, answering by other settings of its objective.
+
+    Raises:
+        RequestError: a setting is no `objective.KEY=VALUE`.
+        ConfigError: the objective has no such key, or not with this value.
+    """
+    loaded = load_model(folder)
+    changed = dict(loaded.config["objective"])
+    for setting in settings:
+        key, value = parse(setting)
+        section, _, name = key.partition(".")
+        if section != "objective" or not name:
+            raise RequestError(f"--set takes objective.KEY=VALUE, not {setting!r}: everything else is as the model was trained")
+        changed[name] = value
+    config = validate({**loaded.config, "objective": changed})
+    return replace(loaded, objective=build(config["objective"], "objective", **loaded.data["facts"]), config=config)
 
 
 def _files(given: str) -> list[str]:
@@ -60,13 +83,15 @@ def write_objects(given: str, answer: dict[str, Any], into: Path) -> Path:
     return target
 
 
-def stream(folder: Path, given: str) -> Iterator[str] | None:
+def stream(folder: Path, given: str, settings: Iterable[str] = ()) -> Iterator[str] | None:
     """How a language model goes on with a text, piece by piece as it is drawn; None where the model is of another kind.
+
+    `settings` as for `predict_each`.
 
     Raises:
         DataError: `given` cannot be read.
     """
-    loaded = load_model(folder)
+    loaded = _loaded(folder, settings)
     if not hasattr(loaded.objective, "stream"):
         return None
     reader: DataSet = build(loaded.config["data"])

@@ -79,6 +79,9 @@ def predict(
     ],
     *,
     into: Annotated[str | None, typer.Option(help="Folder for pictures with what was found in them (LAB_HOME/predictions/RUN).")] = None,
+    settings_of_answers: Annotated[
+        list[str] | None, typer.Option("--set", help="Answer by another setting: objective.temperature=0.5, objective.beams=4.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Let a trained model answer: name a picture, find what is in it; judge, translate, summarise or continue a text."""
@@ -87,17 +90,17 @@ def predict(
     from flows.prediction import predict_each, stream, write_objects
 
     _refuse_settings(given)
-    output, settings = Output(json), Settings.load()
+    output, settings, changed = Output(json), Settings.load(), settings_of_answers or []
     name, folder = runs.model_folder(run, settings)
     target = Path(into).expanduser() if into else settings.home / "predictions" / name.replace(" ", "-")
     if len(given) == 1 and not json and output.people.isatty():
-        pieces = stream(folder, given[0])  # a continuation is shown as it is written
+        pieces = stream(folder, given[0], changed)  # a continuation is shown as it is written
         if pieces is not None:
             output.stream(pieces)
             return
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
-    for one, answer in predict_each(folder, given):
+    for one, answer in predict_each(folder, given, changed):
         if isinstance(answer, dict) and "objects" in answer:
             answer |= {"picture": str(write_objects(one, answer, target))}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})

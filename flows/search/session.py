@@ -332,8 +332,8 @@ class SweepSession:
         if self.crew is not None:
             self.crew.end(grace=GRACE_SECONDS)
         if self.sweep is not None and self.sweep.study is not None:
-            with contextlib.suppress(RunError):
-                self.sweep.settle()  # of workers that had to be killed
+            with contextlib.suppress(Exception):  # a full disk, a database that is away: what went wrong first is what counts
+                self.sweep.settle()  # of workers that had to be killed; the next start does it, too
         if self.journal is not None and error is not None:
             event = "failed" if isinstance(error, Exception) and not isinstance(error, Interrupted) else "interrupted"
             with contextlib.suppress(RunError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -279,3 +280,12 @@ def test_the_report_counts_how_often_the_test_split_was_looked_at(tracked_settin
     assert "looked at once" in texts[0]
     assert "looked at once" not in texts[1]
     assert "2 configurations" in texts[1]
+
+
+def test_what_goes_wrong_at_the_end_hides_nothing_of_what_went_wrong_first(tmp_path: Path) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match=r"^first$"), SweepSession({}, Settings(tmp_path)) as session:
+        session.sweep = cast(Any, SimpleNamespace(study=object(), settle=full))
+        raise RunError("first")

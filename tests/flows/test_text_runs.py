@@ -74,6 +74,27 @@ def test_a_text_is_gone_on_with(settings: Settings) -> None:
     assert lab(settings, "predict", "writer", "to be ☃", "--json").json["predictions"][0] == found
 
 
+def test_a_model_answers_by_other_settings_of_its_objective(settings: Settings) -> None:
+    def text(run: str, given: str, *changes: str) -> str:
+        asked = [part for change in changes for part in ("--set", change)]
+        return str(lab(settings, "predict", run, given, *asked, "--json").json["predictions"][0]["text"])
+
+    plain = text("writer", "to be")
+    assert text("writer", "to be", "objective.generation_seed=1") != plain
+    greedy = text("writer", "to be", "objective.temperature=0")
+    assert text("writer", "to be", "objective.temperature=0", "objective.generation_seed=1") == greedy != plain
+    assert text("writer", "to be", "objective.continuation=7") == plain[:7]
+    assert len(text("translator", "2026년 11월 22일 일요일", "objective.limit=1")) <= 1
+    for change, message in (
+        ("objective.temperatur=0", "objective.temperatur: no such key"),
+        ("objective.temperature=cold", "objective.temperature: 'cold'"),
+        ("model.hidden=3", "--set takes objective.KEY=VALUE, not 'model.hidden=3'"),
+    ):
+        done = lab(settings, "predict", "writer", "to be", "--set", change)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.splitlines()[-1].startswith(f"lab: {message}")
+
+
 def test_a_text_is_translated(settings: Settings) -> None:
     found = lab(settings, "predict", "translator", "2026년 11월 22일 일요일", "--json").json["predictions"][0]
     assert set(found["text"]) <= set("0123456789-")
