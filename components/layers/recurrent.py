@@ -152,6 +152,10 @@ class Recurrent(nn.Module):
         outputs, last = self.cell(given, begin)
         return outputs, last if isinstance(last, tuple) else (last,)
 
+    def for_stacks(self) -> None:
+        """From now on compute in the form whose steps can be repeated for many models at once; it comes to the same."""
+        self.kernel = "explicit"
+
     def gates(self, inputs: Tensor, lengths: Tensor | None = None) -> list[Gates]:
         """Every gate and state of every step, whatever the kernel: for each layer and direction, name → (B, T, H)."""
         kept: list[Gates] = []

@@ -8,7 +8,7 @@ step costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -71,18 +71,10 @@ class Diagnostics:
             if parameter.requires_grad and parameter.ndim >= 2:
                 norm = 0.0 if parameter.grad is None else _norm(parameter.grad)
                 gradients.setdefault(name.rpartition(".")[0], []).append(norm)
-        values = {
-            f"gradients/{_title(self.model, layer)}": math.hypot(*gradients[layer]) for layer in sorted(gradients, key=self._first_call)
-        }
+        values = {f"gradients/{_title(self.model, layer)}": math.hypot(*gradients[layer]) for layer in in_order(gradients, self._called)}
         for layer, (count, elements) in self._saturated.items():
             values[f"saturation/{_title(self.model, layer)}"] = float(count) / max(elements, 1)
         return values
-
-    def _first_call(self, layer: str) -> int:
-        """When `layer`, or the nearest module around it that was called (its weights may be used without calling it), ran first."""
-        while layer and layer not in self._called:
-            layer = layer.rpartition(".")[0]
-        return self._called.get(layer, 0)
 
     def _on_call(self, layer: str, _module: nn.Module, _inputs: Any) -> None:
         self._called.setdefault(layer, len(self._called))
@@ -90,6 +82,25 @@ class Diagnostics:
     def _on_activation(self, layer: str, module: nn.Module, _inputs: Any, output: Tensor) -> None:
         count, elements = self._saturated.get(layer, (0, 0))
         self._saturated[layer] = (count + saturated(module, output.detach()).sum(), elements + output.numel())
+
+
+def in_order(layers: Iterable[str], called: Mapping[str, int]) -> list[str]:
+    """Layers in the order in which they were first used.
+
+    Args:
+        layers: their names, as the model was built.
+        called: module → its place among the modules' first calls. A layer whose weights are used without calling it stands where the
+            nearest module around it was called; if only the model itself was, behind the layer that was built before it.
+    """
+    places: dict[str, int] = {}
+    last = 0
+    for layer in layers:
+        around = layer
+        while around and around not in called:
+            around = around.rpartition(".")[0]
+        last = called.get(around, 0) if around or not layer else last
+        places[layer] = last
+    return sorted(places, key=lambda layer: places[layer])
 
 
 def first_not_finite(model: nn.Module, run: Callable[[], Any]) -> str | None:

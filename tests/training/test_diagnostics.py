@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.training.diagnostics import Diagnostics, first_not_finite
+from components.training.diagnostics import Diagnostics, first_not_finite, in_order
 
 
 def hooks(model):
@@ -262,3 +262,11 @@ def test_hooks_go_when_the_run_fails():
     with pytest.raises(RuntimeError):
         first_not_finite(model, lambda: model(torch.ones(1, 5)))
     assert hooks(model) == 0
+
+
+def test_a_layer_that_is_never_called_stands_where_it_was_built():
+    called = {"": 0, "embed": 1, "head": 2, "block": 3}
+    assert in_order(["scale", "embed", "recurrent.cell", "head", "block.weights"], called) == [
+        "scale", "embed", "recurrent.cell", "head", "block.weights",
+    ]  # fmt: skip
+    assert in_order(["head", "embed", ""], called) == ["", "embed", "head"]

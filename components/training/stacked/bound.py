@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from components.optimizers import decays
 from components.protocols import Batch, Objective
 from components.training.device import to_device
+from components.training.stacked.feed import feed
 from components.training.stacked.masks import Masks
 from components.training.stacked.program import Program
 from components.training.stacked.repeated import Value
 from components.training.stacked.tape import Forward, Step, record_forward, record_step, slots, tensors
-from components.training.stacked.trials import Member, StackedTrial
+from components.training.stacked.trials import Member, StackedTrial, repeatable
 
 
 class Architecture:
@@ -29,7 +29,7 @@ class Architecture:
     """
 
     def __init__(self, model: nn.Module, objective: Objective, usual: Batch) -> None:
-        self.model, self.objective, self.usual = copy.deepcopy(model), objective, shapes(usual)
+        self.model, self.objective, self.usual = repeatable(model), objective, shapes(usual)
         self.decays = decays(model)
         self.asks_once = True
         """Whether the objective, as far as is known, calls the model exactly once for a batch's outcomes."""
@@ -56,7 +56,7 @@ class Architecture:
 
 def architecture_of(trial: StackedTrial, device: torch.device) -> Architecture:
     """What a trial has in common with those like it; moves its model to the device."""
-    usual = to_device(next(iter(trial.batches.epoch(0))), device, trial.dtype)
+    usual = to_device(next(feed([trial.batches], [0], first=0))[0], device, trial.dtype)
     return Architecture(trial.model.to(device, trial.dtype), trial.objective, usual)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.activations import saturated
+from components.training.diagnostics import in_order
 from components.training.stacked.program import Program
 from components.training.stacked.tape import Step
 
@@ -27,7 +28,7 @@ def diagnose(model: nn.Module, step: Step, program: Program, gradients: Mapping[
             layers.setdefault(name.rpartition(".")[0], []).append(norms.double())
     series = {
         f"gradients/{_title(model, layer)}": torch.linalg.vector_norm(torch.stack(layers[layer]), dim=0)
-        for layer in sorted(layers, key=lambda layer: _first_call(step.called, layer))
+        for layer in in_order(layers, step.called)
     }
     seen: dict[str, list[Tensor]] = {}
     for name, activation, slot in step.activations:
@@ -48,10 +49,3 @@ def _norms(gradient: Tensor) -> Tensor:
     usual = (peak > 0) & peak.isfinite()
     safe = torch.where(usual, peak, 1.0)
     return torch.where(usual, torch.linalg.vector_norm(flat / safe[:, None], dim=1) * safe, peak)
-
-
-def _first_call(called: Mapping[str, int], layer: str) -> int:
-    """When `layer`, or the nearest module around it that was called, ran first."""
-    while layer and layer not in called:
-        layer = layer.rpartition(".")[0]
-    return called.get(layer, 0)

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.data.batches import Batches
+from components.data.tokens import PAD
 from components.protocols import Batch
 from components.training.evaluation import BatchSource
+
+LENGTHS = 8
 
 
 def shared(sources: Sequence[BatchSource], epochs: Sequence[int]) -> bool:
@@ -36,12 +39,22 @@ def feed(sources: Sequence[BatchSource], epochs: Sequence[int], *, first: int) -
     """
     if shared(sources, epochs):
         for batch in sources[0].epoch(epochs[0], first=first):
-            yield batch, True
+            yield _rounded(batch, sources[0]), True
     elif all(isinstance(source, Batches) and _plain(source) and source.split is sources[0].split for source in sources):  # type: ignore[attr-defined]
         yield from ((batch, False) for batch in _gathered(sources, epochs, first))  # type: ignore[arg-type]
     else:
         for batches in zip(*(source.epoch(epoch, first=first) for source, epoch in zip(sources, epochs, strict=True)), strict=True):
             yield {key: torch.stack([batch[key] for batch in batches]) for key in batches[0]}, False
+
+
+def _rounded(batch: Batch, source: BatchSource) -> Batch:
+    """A batch of texts padded to a multiple of LENGTHS: every length that occurs is a program of its own, which takes a while to bind."""
+    lengths = source.split.lengths if isinstance(source, Batches) else None
+    if lengths is None or [key for key, value in batch.items() if value.ndim > 1] != ["inputs"]:
+        return batch
+    inputs = batch["inputs"]
+    length = min(-(-inputs.shape[1] // LENGTHS) * LENGTHS, int(lengths.max()))
+    return batch | {"inputs": nn.functional.pad(inputs, (0, max(0, length - inputs.shape[1])), value=PAD)}
 
 
 def _gathered(sources: Sequence[Batches], epochs: Sequence[int], first: int) -> Iterator[Batch]:

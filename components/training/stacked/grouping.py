@@ -17,7 +17,7 @@ from components.training.device import AUTOCAST, to_device
 from components.training.stacked.program import Program
 from components.training.stacked.repeated import Value
 from components.training.stacked.tape import NotStackableError, record_step
-from components.training.stacked.trials import StackedTrial, state_of
+from components.training.stacked.trials import StackedTrial, repeatable, state_of
 from components.training.stacked.updates import SLOTS
 
 
@@ -82,7 +82,7 @@ def can_stack(trial: StackedTrial) -> str | None:
     for name, module in trial.model.named_modules():
         if isinstance(module, _NormBase):
             return f"{name or 'it'} ({type(module).__name__}) uses statistics of the batch"
-    model = copy.deepcopy(trial.model).to(dtype=trial.dtype)
+    model = repeatable(trial.model).to(dtype=trial.dtype)
     try:
         _must_agree(model, trial.objective, to_device(next(iter(trial.batches.epoch(0))), _device(model), trial.dtype))
     except NotStackableError as error:

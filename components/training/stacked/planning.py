@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from components.data.batches import Batches
 from components.errors import NotFiniteError, RequestError
 from components.schedules import Constant
 from components.training.evaluation import BatchSource
@@ -31,6 +32,8 @@ CLEAR = 3
 """Stacking as widely as possible is looked into no further where it is this many times quicker."""
 SLOW = 0.01
 """Seconds a step from which an operation fills a core whatever the width: only the widest and the narrowest stack are timed."""
+SEVERAL = 12
+"""Steps in which most lengths of texts occur."""
 TURN_SECONDS = 0.02
 """About how long one way is timed in a turn."""
 
@@ -219,7 +222,8 @@ class _Stacked:
             for lane in range(lanes)
         ]
         self.steps = 3
-        self._run(1)  # binds the program
+        texts = isinstance(chosen[0].batches, Batches) and chosen[0].batches.split.lengths is not None
+        self._run(SEVERAL if texts else 1)  # binds the program, of texts one for each length
 
     def __call__(self) -> float:
         began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,6 +160,15 @@ class Member:
         best = {name: tensor.detach().cpu().clone() for name, tensor in self.into_model(self.best).state_dict().items()}
         self.into_model()
         return StackedFit(self.trial.name, best, self.state, self.stopped_early, pruned, self.error, outcomes)
+
+
+def repeatable(model: nn.Module) -> nn.Module:
+    """A copy of a model, each of its modules in the form that can be repeated for many trials (`for_stacks`), where it has several."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if inspect.ismethod(change := getattr(module, "for_stacks", None)):
+            change()
+    return copied
 
 
 def state_of(model: nn.Module) -> list[tuple[str, Tensor]]:
