@@ -400,3 +400,12 @@ def test_no_sweep_is_too_messy(sweep):
 def test_a_range_that_was_left_behind_does_not_matter():
     sweep = replace(tpe(60), ranges={"optimizer.learning_rate": Range(0.01, 0.02, log=True), "never.run": Range(0, 1)})
     assert report(sweep).importance.shares[0].key == "optimizer.learning_rate"
+
+
+def test_how_trials_were_trained_is_said_where_somebody_chose():
+    why = "stacked 32 at a time takes 87 µs a step and trial, one by one 1422 µs"
+    (together,) = [each for each in report(results(together=True, why=why, asked=3)).cautions if "trained" in each]
+    assert together.startswith(f"Trials were trained together: {why}. One that is trained again alone comes to the same numbers but for")
+    (alone,) = [each for each in report(results(together=False, why="why not", asked=3)).cautions if "trained" in each]
+    assert alone == "Trials were trained one by one: why not."
+    assert not any("trained" in each for each in report(results(asked=3)).cautions)

@@ -11,6 +11,7 @@ from test_sweep import agree, common, mlflow_runs, weights
 from components.errors import Interrupted, RequestError
 from flows.lab.settings import Settings
 from flows.records.journal import history
+from flows.reproduction import recorded
 from flows.search.results import Results, Trial
 from flows.search.session import SweepSession, sweep_here
 
@@ -47,6 +48,8 @@ def test_a_stack_of_trials_is_the_trials_one_by_one(tracked_settings: Settings) 
     runs = [run for run in mlflow_runs(tracked_settings) if run.data.tags["lab.sweep"] == "together"]
     assert Counter(run.info.status for run in runs) == {"FINISHED": 9}
     assert all("lab.weights_sha256" in run.data.tags for run in runs if "mlflow.parentRunId" in run.data.tags)
+    assert any("in a stack" in each for each in recorded(together.trials[0].run, tracked_settings).differences)
+    assert not any("in a stack" in each for each in recorded(alone.trials[0].run, tracked_settings).differences)
 
 
 @pytest.mark.e2e
