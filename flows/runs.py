@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from components.errors import RequestError, closest
 from flows.lab.settings import Settings
 
+_MADE = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}")
+"""What a run's name has behind its experiment's."""
+
 
 def find(run: str, settings: Settings) -> Path:
-    """The folder of the run called `run` (a run name, its beginning where only one begins so, an MLflow run id, or `last`).
+    """The folder of the run called `run` (its name, its experiment's, its name's beginning, an MLflow run id, `last`).
 
     Trials of sweeps are found by their whole name and their id.
 
@@ -26,6 +30,7 @@ def find(run: str, settings: Settings) -> Path:
     if run in by_name:
         return by_name[run]
     starting = [folder for folder in folders if run and folder.name.startswith(run)]
+    starting = [folder for folder in starting if _MADE.fullmatch(folder.name.removeprefix(run))] or starting
     if len(starting) == 1:
         return starting[0]
     if len(starting) > 1:

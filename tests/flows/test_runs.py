@@ -35,6 +35,16 @@ def test_a_run_is_found(lab: Settings, given: str, found: int) -> None:
     assert runs.find(given, lab) == lab.runs / NAMES[found]
 
 
+def test_an_experiments_name_is_its_run_though_others_begin_so(lab: Settings) -> None:
+    other = lab.runs / "vgg_mnist_small-20261123-080000-dddd"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    assert runs.find("vgg_mnist", lab) == lab.runs / NAMES[2]
+    assert runs.find("vgg_mnist_small", lab) == other
+    with pytest.raises(RequestError, match="may be any of 2 runs"):
+        runs.find("vgg", lab)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
