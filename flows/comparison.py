@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from components.errors import RequestError
 from components.protocols import Objective, Outcomes, Split
 from flows.experiment import read_config
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPLIT = "test"
+TRUTH = ("true_boxes", "true_labels", "targets", "references")
+"""Where outcomes keep what was to be found."""
 
 
 def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict[str, float]], dict[str, Figure]]:
@@ -33,19 +38,31 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
     """
     runs = dict(zip(_names(folders), [_finished(folder) for folder in folders], strict=True))
     first = next(iter(runs.values()))[0]
-    for name, (loaded, _) in runs.items():
-        if loaded.data["name"] != first.data["name"] or _kind(loaded.objective) is not _kind(first.objective):
+    for name, (loaded, outcomes) in runs.items():
+        same = _same_examples(outcomes, next(iter(runs.values()))[1])
+        if _kind(loaded.objective) is not _kind(first.objective) or (loaded.data["name"] != first.data["name"] and same is not True):
             raise RequestError(
                 f"{name} is about {loaded.data['name']} ({type(loaded.objective).__name__}), the first run about {first.data['name']} "
                 f"({type(first.objective).__name__}): they cannot be compared"
             )
+        if same is False:
+            raise RequestError(f"{name} was tested on other examples of {loaded.data['name']} than the first run: they cannot be compared")
     metrics = {name: loaded.objective.metrics(outcomes) for name, (loaded, outcomes) in runs.items()}
     draw = getattr(first.objective, "compare", None)
     if draw is None:
         return metrics, {}
-    split = prepare_data(first.config, settings).splits[SPLIT]
-    given = {name: (loaded.model, outcomes | _examined(loaded, split)) for name, (loaded, outcomes) in runs.items()}
-    return metrics, draw(given, split)
+    splits = {name: prepare_data(loaded.config, settings).splits[SPLIT] for name, (loaded, _) in runs.items()}
+    given = {name: (loaded.model, outcomes | _examined(loaded, splits[name])) for name, (loaded, outcomes) in runs.items()}
+    return metrics, draw(given, next(iter(splits.values())))
+
+
+def _same_examples(one: Outcomes, other: Outcomes) -> bool | None:
+    """Whether two runs were tested on the same examples, by what is true of them; None where outcomes do not say what that is."""
+    if len(one["index"]) != len(other["index"]):
+        return False
+    known = [key for key in TRUTH if key in one and key in other]
+    same = all(bool(torch.equal(one[key], other[key])) if isinstance(one[key], Tensor) else one[key] == other[key] for key in known)
+    return same if known else None
 
 
 def _finished(folder: Path) -> tuple[Loaded, Outcomes]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -163,7 +164,10 @@ def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[st
     for place, name in enumerate(names):
         total = 1000 * sum(times[name].values())
         above.plot(total, precision[name], "o", color=style.BLUE, markersize=7)
-        above.annotate(name, (total, precision[name]), xytext=(7, 5 if place % 2 else -12), textcoords="offset points", fontsize=style.NOTE)
+        others = {other: 1000 * sum(each.values()) for other, each in times.items() if other != name}
+        beside = [precision[other] for other, time in others.items() if _close(total, precision[name], time, precision[other])]
+        higher = -3 if not beside else 5 if precision[name] >= max(beside) else -12
+        above.annotate(name, (total, precision[name]), xytext=(8, higher), textcoords="offset points", fontsize=style.NOTE)
         left = 0.0
         for phase in phases:
             share = 1000 * times[name].get(phase, 0.0)
@@ -171,6 +175,9 @@ def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[st
             left += share
     above.set_xscale("log")
     above.set_xlim(above.get_xlim()[0] * 0.8, above.get_xlim()[1] * 2.2)
+    above.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    above.xaxis.set_major_formatter("{x:g}")
+    above.xaxis.set_minor_formatter(NullFormatter())
     above.set_ylim(0, 1.02)
     style.dress(above, x="milliseconds a picture (logarithmic)", y="mAP at IoU 0.5", grid="both")
     style.dress(below, x="milliseconds a picture", grid="x")
@@ -179,10 +186,14 @@ def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[st
     figure.legend(
         handles=[Patch(color=PHASES[phase], label=phase) for phase in phases], loc="outside lower center", ncols=len(phases), frameon=False
     )
-    style.headline(
-        figure, f"Accuracy against time: {names[0]} is the fastest, {max(names, key=lambda name: precision[name])} the most accurate"
-    )
+    best = max(names, key=lambda name: precision[name])
+    style.headline(figure, f"{names[0]} is the fastest, {best} the most accurate")
     return style.finish(figure)
+
+
+def _close(time: float, precision: float, other_time: float, other_precision: float) -> bool:
+    """Whether two points' names would meet where both stood to the right."""
+    return abs(math.log(time / other_time)) < 0.7 and abs(precision - other_precision) < 0.08
 
 
 PHASES = {

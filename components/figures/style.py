@@ -59,9 +59,13 @@ def dress(axes: Axes, *, x: str = "", y: str = "", grid: str | None = None) -> N
         axes.grid(axis=grid, color=FAINT, linewidth=0.8)  # type: ignore[arg-type]
 
 
+TITLE_WIDTH = 76
+"""Letters of a title that fit beside each other."""
+
+
 def headline(figure: Figure, title: str, note: str = "") -> None:
     """What is seen, in words, above the whole figure; `note` in smaller letters above the first axes."""
-    figure.suptitle("\n".join(lines(title, 80)), fontsize=TITLE, color=INK, x=0.02, ha="left")
+    figure.suptitle("\n".join(lines(title, TITLE_WIDTH)), fontsize=TITLE, color=INK, x=0.02, ha="left")
     if note:
         figure.axes[0].set_title(note, fontsize=TICK, color=GREY, loc="left")
 

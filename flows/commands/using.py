@@ -130,9 +130,8 @@ def compare(
     output, settings = Output(json), Settings.load()
     metrics, figures = side_by_side([runs.find(run, settings) for run in chosen], settings)
     names = sorted({name for found in metrics.values() for name in found})
-    output.table(
-        ["run", *names], [[run, *(f"{found[name]:.4f}" if name in found else "" for name in names)] for run, found in metrics.items()]
-    )
+    table = [[name, *(f"{found[name]:.4f}" if name in found else "" for found in metrics.values())] for name in names]
+    output.table(["metric", *metrics], table)
     folder = settings.home / "comparisons" / "-".join(metrics)[:100]
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():

@@ -131,6 +131,15 @@ def test_detectors_of_two_kinds_are_compared(tmp_path):
     (above, below) = figures["times"].axes
     assert above.get_ylabel() == "mAP at IoU 0.5"
     assert {text.get_text() for text in below.get_yticklabels()} == {"ssd_scenes", "yolo_scenes"}
+    with_regions = json.loads((folders[1] / "model" / "data.json").read_text()) | {"name": "scenes_regions"}
+    (folders[1] / "model" / "data.json").write_text(json.dumps(with_regions))
+    assert set(compare(folders, settings)[0]) == set(metrics), "the same pictures, whatever comes with them"
+    other = Scenes(train=6, validation=2, test=3, scene_seed=5)
+    elsewhere = prepare(other, settings.data, None)
+    folder, model, objective = run(tmp_path / "elsewhere", "ssd_scenes", elsewhere.facts)
+    save_outcomes(folder / "outcomes" / "test", objective.outcomes(model.eval(), elsewhere.splits["test"].batch(torch.arange(3))))
+    with pytest.raises(RequestError, match="was tested on other examples of scenes than the first run"):
+        compare([folders[0], folder], settings)
 
 
 @pytest.mark.parametrize(
