@@ -270,9 +270,9 @@ def test_a_run_signs_in_everywhere_is_told_of_and_shows_no_secret(team: tuple[Se
     wait_for(lambda: [each for each in told if each["when"] == "run failed"], seconds=60)
 
     two = ("search=initializers", "search.space.initializer=[xavier,he_normal]", "search.seeds=1")
-    swept = lab(shared, "sweep", *TRAINING, *two, "--name", "told", "--queue", "--watch")
-    assert swept["trials"]["complete"] == 2
+    swept = lab(shared, "sweep", *TRAINING, *two, "--queue", "--watch")
     wait_for(lambda: [each for each in told if each["when"] == "sweep done"], seconds=60)
+    assert [each["url"] for each in told if each["when"] == "sweep done"] == [swept["page"]]
 
     login = access.required(shared.credentials)
     assert login.admin is not None
