@@ -299,7 +299,7 @@ def work(sweep: Sweep, worker: str, *, cores: int, workers: int, tell: Tell, sto
     """
     torch.set_num_threads(1)
     most = size(sweep, workers=workers, lanes=cores)
-    fruitless = False
+    fruitless = said = False
     while not stopping():
         with Places(sweep.settings, sweep.name).taken() as place:
             # What is run one by one is taken one by one, so that the workers share it.
@@ -309,8 +309,10 @@ def work(sweep: Sweep, worker: str, *, cores: int, workers: int, tell: Tell, sto
                     return False
             except Interrupted:
                 return True
-        if stack.fruitless and not fruitless:
-            tell({"kind": "way", "way": PROCESSES, "reason": f"{stack.objection}; one by one"})
+        if stack.objection and not said:
+            said = True
+            which = "" if stack.fruitless else " (the others together)"
+            tell({"kind": "way", "way": PROCESSES, "reason": f"{stack.objection}; one by one{which}"})
         fruitless = stack.fruitless
         if sweep.finished():
             return True
