@@ -79,6 +79,8 @@ def tags(run: str, event: str, facts: Mapping[str, Any]) -> dict[str, str]:
     match event:
         case "started":
             found = _tags_of_start(run, facts)
+        case "together":  # it was trained in a stack with other trials
+            found = {"lab.together": True}
         case "data":
             found = {"lab.data": facts["name"], "lab.data.fingerprint": facts["fingerprint"]}
         case "pretrained":
@@ -118,7 +120,6 @@ def _tags_of_start(run: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         "lab.seed": config.get("seed"),
         "lab.pretrained": config.get("pretrained"),
         "lab.code.dirty": code.get("dirty"),
-        "lab.together": facts.get("together"),
         **{f"lab.{key}": value for key, value in (facts.get("machine") or {}).items()},
         **{f"lab.version.{package}": version for package, version in (facts.get("versions") or {}).items()},
         **{f"tag.{label}": "yes" for label in config.get("tags") or []},

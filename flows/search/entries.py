@@ -57,7 +57,7 @@ class Entry:
     ) -> Entry:
         """Open its journal and build its parts."""
         journal = Journal(folder)
-        journal.event("started", run=folder.name, config=config, together=True, **_environment())
+        journal.event("started", run=folder.name, config=config, **_environment())
         journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
         return cls(taken, folder, config, prepared, experiment.assemble(config, prepared, settings, journal), journal, handle)
 
@@ -93,6 +93,7 @@ class Entry:
 
     def say(self, fitted: StackedFit, metrics: Mapping[str, float] | RunError) -> Ended:
         """Say in its journal how it ended, with what `keep` returned."""
+        self.journal.event("together")
         epochs = fitted.state.step / max(1, self.parts.batches.steps_per_epoch)
         numbers: dict[str, Any] = {"seconds": self.seconds, "samples": round(epochs * len(self.prepared.splits["train"]))}
         if isinstance(metrics, RunError):
