@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from components.data.prepared import Prepared, fingerprint, prepare
 from components.data.sources import Sources
-from components.errors import ConfigError, RequestError, RunError
+from components.errors import CheckpointError, ConfigError, RequestError, RunError
 from components.protocols import DataSet, Objective, Outcomes
 from components.training.checkpoint import read_tensors, write_tensors
 from flows.config.build import build, validate
 from flows.config.compose import compose
+from flows.config.words import one_line
 from flows.lab.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
@@ -115,7 +116,10 @@ def load_model(folder: Path) -> Loaded:
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     with torch.random.fork_rng(devices=[]):
         model, objective = build_model(config, data["facts"])
-    model.load_state_dict(read_tensors(folder / "model.safetensors").tensors)
+    try:
+        model.load_state_dict(read_tensors(folder / "model.safetensors").tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: these weights are not of the model as it is now ({one_line(str(error), 160)})") from None
     return Loaded(model.eval(), objective, config, data)
 
 

@@ -82,6 +82,7 @@ def load_pretrained(
     if found.vocabulary is not None and "vocabulary" in facts and not _same(found.vocabulary, facts["vocabulary"]):
         how = f"data.tokens={address.removeprefix('hf:')}" if address.startswith(("hf:", "package:")) else "choose its data.tokens"
         raise RequestError(f"pretrained: {address} was taught another vocabulary than these data have: {how}")
+    _refuse_gaps(address, model, fitting)
     model.load_state_dict(fitting, strict=False)
     return {
         "address": address,
@@ -92,6 +93,31 @@ def load_pretrained(
         "initialized": sorted(own.keys() - fitting.keys()),
         "unused": sorted(found.tensors.keys() - fitting.keys()),
     }
+
+
+def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
+    """Raise RequestError where what stays as it was initialized would be no new head, but a hole in what was learned."""
+    kind = address.partition(":")[0]
+    given = {_layer(name) for name in fitting} - {"head"}
+    for name, parameter in model.named_parameters():
+        if name in fitting:
+            continue
+        if not parameter.requires_grad:
+            raise RequestError(f"pretrained: {address} lacks {name}, which is not learned in this training: begin with the stage before it")
+        if kind in ("hf", "package") and _layer(name) in given:
+            raise RequestError(f"pretrained: {address} is damaged: it lacks {name}, or has it in another shape")
+
+
+def _layer(name: str) -> str:
+    """The layer that a parameter belongs to: `embeddings`, `blocks.0`."""
+    return ".".join(name.split(".")[: 2 if name.split(".")[1:2] and name.split(".")[1].isdigit() else 1])
+
+
+def refuse_nothing_to_begin_with(model: nn.Module) -> None:
+    """Raise RequestError where the model has parts that it does not learn in this training, and nothing was given to begin with."""
+    name = next((name for name, parameter in model.named_parameters() if not parameter.requires_grad), None)
+    if name is not None:
+        raise RequestError(f"pretrained: choose what to begin with (experiment:…): {name} is not learned in this training")
 
 
 def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings, tell: Callable[[str], None]) -> Weights:

@@ -24,6 +24,17 @@ from components.data.durable import publish, scratch
 from components.errors import CheckpointError
 
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+"""Without it, other programs take the tokenizer that usually goes with the architecture."""
+MARKS = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "bos_token": ("[START]", "<s>"),
+    "eos_token": ("[END]", "</s>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
 PICKLE = "pytorch_model.bin"
 
 SHARD_BYTES = 5_000_000_000
@@ -82,9 +93,19 @@ def write(folder: Path, checkpoint: Checkpoint, *, shard_bytes: int = SHARD_BYTE
                 (content / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2) + "\n")
             if checkpoint.tokenizer is not None:
                 (content / TOKENIZER).write_text(checkpoint.tokenizer, encoding="utf-8")
+                told = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+                told |= marks_in(checkpoint.tokenizer)
+                (content / TOKENIZER_CONFIG).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             publish(content, folder)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def marks_in(tokenizer: str) -> dict[str, str]:
+    """What the marks in a `tokenizer.json` are for: `pad_token` …, as `transformers` calls them."""
+    known = {token["content"] for token in json.loads(tokenizer).get("added_tokens", [])}
+    found = {what: next((mark for mark in marks if mark in known), None) for what, marks in MARKS.items()}
+    return {what: mark for what, mark in found.items() if mark is not None}
 
 
 def _json(path: Path) -> dict[str, Any]:

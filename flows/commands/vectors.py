@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.errors import RequestError
+from components.errors import RequestError, RunError
 from flows.commands import complete
 from flows.commands.output import Json, Output
 from flows.commands.using import TRAINED
@@ -75,7 +75,10 @@ def embed(
 
         shown = [*texts, *others][:MAPPED]
         drawn = embedding_map(torch.cat([vectors, against])[: len(shown)] if others else vectors, shown, named=range(len(texts)))
-        drawn.savefig(picture, format="png")
+        try:
+            drawn.savefig(picture, format="png")
+        except OSError as error:
+            raise RunError(f"cannot write {picture}: {error.strerror or error}") from None
         output.say(f"picture      {picture}")
     output.finish(model=found.name, embeddings=answers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,11 +16,12 @@ from components.errors import CheckpointError, DataError, RequestError
 from components.hugging_face import exchange, folder
 from components.layers.convolutions import VGG16
 from components.models.bert import Bert
+from components.models.rcnn import RCNN
 from components.models.ssd import SSD
 from components.training.checkpoint import write_tensors
 from flows import pretraining
 from flows.lab.settings import Settings
-from flows.pretrained import load_pretrained, locate, refuse_missing
+from flows.pretrained import load_pretrained, locate, refuse_missing, refuse_nothing_to_begin_with
 from flows.records.journal import Journal
 
 TWO_MAPS = {
@@ -117,6 +119,46 @@ def test_a_checkpoint_from_elsewhere_is_taken_over(settings: Settings, elsewhere
     assert said["initialized"] == said["unused"] == ["head.classes.bias", "head.classes.weight"]
     deeper = bert(layers=2)
     assert "blocks.1.attention.key.bias" in load_pretrained(deeper, request(path, layers=2), FACTS, settings)["initialized"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "another shape"])
+def test_a_checkpoint_with_a_hole_is_refused(settings: Settings, elsewhere: tuple[Path, Bert], tmp_path: Path, damage: str) -> None:
+    found = folder.read(elsewhere[0])
+    name = next(name for name in found.tensors if "attention" in name and name.endswith("query.weight"))
+    tensors = dict(found.tensors)
+    whole = tensors.pop(name)
+    if damage == "another shape":
+        tensors[name] = whole[:-1].contiguous()
+    folder.write(tmp_path / "damaged", replace(found, tensors=tensors))
+    new = bert()
+    before = {key: value.clone() for key, value in new.state_dict().items()}
+    with pytest.raises(RequestError, match=r"is damaged: it lacks blocks\.0\.attention\.query\.weight, or has it in another shape"):
+        load_pretrained(new, request(tmp_path / "damaged"), FACTS, settings)
+    assert all(torch.equal(value, before[key]) for key, value in new.state_dict().items())
+
+
+def test_a_stage_begins_with_what_the_stage_before_has_learned(settings: Settings, tmp_path: Path) -> None:
+    def stage(name: str) -> RCNN:
+        sizes = {"input_shape": [1, 32, 32], "classes": 2, "crop": 8, "context": 1, "stages": [[4]], "head": [6]}
+        return RCNN(**sizes, stage=name, activation=nn.ReLU)  # type: ignore[arg-type]
+
+    paths = {}
+    for name in ("features", "svms"):
+        paths[name] = write_tensors(tmp_path / f"{name}.safetensors", stage(name).state_dict(), {})
+    said = load_pretrained(stage("svms"), {"pretrained": f"file:{paths['features']}"}, {}, settings)
+    assert said["initialized"] == ["svms.bias", "svms.weight"]
+    load_pretrained(stage("boxes"), {"pretrained": f"file:{paths['svms']}"}, {}, settings)
+    with pytest.raises(RequestError, match=r"lacks svms\.weight, which is not learned in this training: begin with the stage before it"):
+        load_pretrained(stage("boxes"), {"pretrained": f"file:{paths['features']}"}, {}, settings)
+    with pytest.raises(RequestError, match=r"choose what to begin with \(experiment:…\): features\.\S+ is not learned in this training"):
+        refuse_nothing_to_begin_with(stage("svms"))
+    refuse_nothing_to_begin_with(stage("features"))
+
+
+def test_what_is_written_tells_what_its_marks_are_for(elsewhere: tuple[Path, Bert]) -> None:
+    told = json.loads((elsewhere[0] / "tokenizer_config.json").read_text())
+    assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (told["pad_token"], told["cls_token"], told["sep_token"], told["mask_token"]) == ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @pytest.mark.parametrize(
