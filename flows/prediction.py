@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def predict_each(folder: Path, given: Iterable[str], settings: Iterable[str] = (
     loaded = _loaded(folder, settings)
     reader: DataSet = build(loaded.config["data"])
     of_pictures = "vocabulary" not in loaded.data["facts"]
-    for one in (each for some in given for each in (_files(some) if of_pictures else [some])):
+    every = [each for some in given for each in (_files(some) if of_pictures else [some])]  # what is wrong with one is said before any work
+    for one in every:
         try:
             yield one, loaded.objective.answer(loaded.model, reader.read(one, loaded.data["facts"]))
         except DataError as error:
@@ -59,27 +61,31 @@ def _files(given: str) -> list[str]:
         return [given]
     found = sorted(str(each) for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     if not found:
-        raise RequestError(f"{path} is an empty folder")
+        raise RequestError(f"{path} is an empty folder" if not any(path.iterdir()) else f"{path} has only folders in it: name one of them")
     return found
 
 
-def write_objects(given: str, answer: dict[str, Any], into: Path) -> Path:
+def write_objects(given: str, answer: dict[str, Any], into: Path, *, taken: Container[str] = ()) -> Path:
     """Write the picture `given` with the boxes of a detector's answer, and the answer as JSON beside it; returns the picture's path.
 
-    The folder is made; names are the given file's with .png and .json behind, so that a.jpg and a.png do not meet.
+    The folder is made; names are the given file's with .png and .json behind, so that a.jpg and a.png do not meet. Where another file has
+    the name already (`taken`), its folder's name comes first, and a number where that is not enough.
     """
     from components.data.pictures import open_picture_file
     from components.figures.detection import annotated
 
     source = Path(given).expanduser()
     picture = annotated(open_picture_file(source), answer["objects"])
-    target = into / f"{source.name}.png"
+    longer = f"{source.absolute().parent.name}-{source.name}"
+    names = itertools.chain([source.name, longer], (f"{number}-{source.name}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
+    target = into / f"{name}.png"
     try:
         into.mkdir(parents=True, exist_ok=True)
         picture.save(target)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror or error}") from error
-    write_json(into / f"{source.name}.json", {"given": given, "size": [picture.height, picture.width], **answer})
+    write_json(into / f"{name}.json", {"given": given, "size": [picture.height, picture.width], **answer})
     return target
 
 

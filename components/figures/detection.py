@@ -146,7 +146,7 @@ def suppression_figure(picture: Any, *, before: Detections, after: Detections, c
         texts = [f"{names[label]} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
         draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=0.9 if title == "before" else 1.6)
         axes.set_title(f"{title}: {len(found):,} boxes", fontsize=style.LABEL, color=style.INK)
-    style.headline(figure, "Non-maximum suppression leaves one box for each object")
+    style.headline(figure, f"Non-maximum suppression leaves {len(after):,} of {len(before):,} boxes")
     return style.finish(figure)
 
 

@@ -100,9 +100,12 @@ def predict(
             return
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
+    taken: set[str] = set()
     for one, answer in predict_each(folder, given, changed):
         if isinstance(answer, dict) and "objects" in answer:
-            answer |= {"picture": str(write_objects(one, answer, target))}
+            drawn = write_objects(one, answer, target, taken=taken)
+            taken.add(drawn.stem)
+            answer |= {"picture": str(drawn)}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
         rows.append([_one_line(one), *_in_words(answer, one)])
     output.table(["given", "answer", "besides"], rows)

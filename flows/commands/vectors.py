@@ -56,7 +56,7 @@ def embed(
     others = [line.strip() for line in read_text(among).splitlines() if line.strip()] if among is not None else []
     if among is not None and not 0 < len(others) <= MOST_TEXTS:
         raise RequestError(f"--among: {among} has {len(others):,} texts; 1 to {MOST_TEXTS:,} are needed, one a line")
-    if among is None and len(texts) < 2:
+    if among is None and len(texts) < 2 and not json:  # the vector itself is asked for where nobody looks
         raise RequestError("say what to compare it with: more texts, or --among FILE")
     vectors = _vectors(found, texts, word)
     candidates, against = (others, found.documents(others)) if others else (texts, vectors)

@@ -104,6 +104,25 @@ def test_a_folder_without_files_is_refused(detector, tmp_path):
         list(predict_each(detector / "model", [str(tmp_path)]))
 
 
+def test_what_is_wrong_with_a_folder_is_said_before_any_work(detector, tmp_path):
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "good.png")
+    answers = predict_each(detector / "model", [str(tmp_path / "good.png"), str(tmp_path / "outer")])
+    with pytest.raises(RequestError, match="has only folders in it"):
+        next(answers)
+
+
+def test_files_of_one_name_are_written_apart(tmp_path):
+    taken, found = set(), []
+    for folder in ("one", "two", "two"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / folder / "a.png")
+        found.append(write_objects(str(tmp_path / folder / "a.png"), {"objects": []}, tmp_path / "into", taken=taken))
+        taken.add(found[-1].stem)
+    assert [path.name for path in found] == ["a.png.png", "two-a.png.png", "2-a.png.png"]
+    assert json.loads((tmp_path / "into" / "two-a.png.json").read_text())["given"] == str(tmp_path / "two" / "a.png")
+
+
 def test_a_missing_file_is_said(detector, tmp_path):
     ((_, error),) = predict_each(detector / "model", [str(tmp_path / "no.jpg")])
     assert str(error).endswith("no.jpg: No such file or directory")

@@ -90,6 +90,8 @@ def test_similarity_search(settings: Settings, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = lab(settings, "embed", "experiment:reviews", "a good film", "a bad film", "--word", "film").out
     assert "film in" in shown
+    (only,) = lab(settings, "embed", "reviews-1", "a good film", "--json").json["embeddings"]
+    assert (len(only["vector"]), only["nearest"]) == (16, [])
     alone = lab(settings, "embed", "reviews-1", "a good film")
     assert (alone.code, alone.err) == (2, "lab: say what to compare it with: more texts, or --among FILE\n")
 
