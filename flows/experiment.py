@@ -203,12 +203,7 @@ def assemble(
     device = _configure(trainer)
     randomness.seed_everything(config["seed"])
     model, objective = build_model(config, prepared.facts)
-    if not config.get("pretrained"):
-        if not all(parameter.requires_grad for parameter in model.parameters()):
-            from flows.pretrained import refuse_nothing_to_begin_with
-
-            refuse_nothing_to_begin_with(model)
-    else:
+    if config.get("pretrained") or not all(parameter.requires_grad for parameter in model.parameters()):
         from flows.pretrained import load_pretrained
 
         begun = load_pretrained(model, config, prepared.facts, settings, tell=tell)

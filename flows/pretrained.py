@@ -66,11 +66,15 @@ def load_pretrained(
         tell: told of files that are fetched.
 
     Raises:
-        RequestError: the address leads nowhere, nothing in it fits this model, or it is for another vocabulary or other sizes.
+        RequestError: the address leads nowhere, nothing in it fits this model, or it is for another vocabulary or other sizes; something is
+            missing in it that the training does not learn, or there is no address for that.
         CheckpointError: the file there cannot be read.
         DataError: it cannot be fetched.
     """
     address = config["pretrained"]
+    if address is None:
+        fixed = next(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+        raise RequestError(f"pretrained: choose what to begin with (experiment:…): {fixed} is not learned in this training")
     try:
         found = _find(address, config, facts, settings, tell)
     except CheckpointError as error:
@@ -111,13 +115,6 @@ def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) 
 def _layer(name: str) -> str:
     """The layer that a parameter belongs to: `embeddings`, `blocks.0`."""
     return ".".join(name.split(".")[: 2 if name.split(".")[1:2] and name.split(".")[1].isdigit() else 1])
-
-
-def refuse_nothing_to_begin_with(model: nn.Module) -> None:
-    """Raise RequestError where the model has parts that it does not learn in this training, and nothing was given to begin with."""
-    name = next((name for name, parameter in model.named_parameters() if not parameter.requires_grad), None)
-    if name is not None:
-        raise RequestError(f"pretrained: choose what to begin with (experiment:…): {name} is not learned in this training")
 
 
 def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings, tell: Callable[[str], None]) -> Weights:

@@ -21,7 +21,7 @@ from components.models.ssd import SSD
 from components.training.checkpoint import write_tensors
 from flows import pretraining
 from flows.lab.settings import Settings
-from flows.pretrained import load_pretrained, locate, refuse_missing, refuse_nothing_to_begin_with
+from flows.pretrained import load_pretrained, locate, refuse_missing
 from flows.records.journal import Journal
 
 TWO_MAPS = {
@@ -151,8 +151,7 @@ def test_a_stage_begins_with_what_the_stage_before_has_learned(settings: Setting
     with pytest.raises(RequestError, match=r"lacks svms\.weight, which is not learned in this training: begin with the stage before it"):
         load_pretrained(stage("boxes"), {"pretrained": f"file:{paths['features']}"}, {}, settings)
     with pytest.raises(RequestError, match=r"choose what to begin with \(experiment:…\): features\.\S+ is not learned in this training"):
-        refuse_nothing_to_begin_with(stage("svms"))
-    refuse_nothing_to_begin_with(stage("features"))
+        load_pretrained(stage("svms"), {"pretrained": None}, {}, settings)
 
 
 def test_what_is_written_tells_what_its_marks_are_for(elsewhere: tuple[Path, Bert]) -> None:
