@@ -68,8 +68,12 @@ def more_workers(settings: Settings, count: int) -> Iterator[None]:
         finally:
             for worker in started:
                 worker.terminate()
-            for worker in started:
-                worker.wait(60)
+            for worker in started:  # they have nothing left to do; some do not notice
+                try:
+                    worker.wait(20)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.wait()
 
 
 def deploy(settings: Settings) -> str:
