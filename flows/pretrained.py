@@ -114,7 +114,9 @@ def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) 
 
 def _layer(name: str) -> str:
     """The layer that a parameter belongs to: `embeddings`, `blocks.0`."""
-    return ".".join(name.split(".")[: 2 if name.split(".")[1:2] and name.split(".")[1].isdigit() else 1])
+    first, _, rest = name.partition(".")
+    second = rest.partition(".")[0]
+    return f"{first}.{second}" if second.isdigit() else first
 
 
 def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings, tell: Callable[[str], None]) -> Weights:

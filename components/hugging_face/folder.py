@@ -21,20 +21,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from components.data.durable import publish, scratch
+from components.data.tokens import NAMES
 from components.errors import CheckpointError
 
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 """Without it, other programs take the tokenizer that usually goes with the architecture."""
 MARKS = {
-    "pad_token": ("[PAD]", "<pad>"),
-    "unk_token": ("[UNK]", "<unk>"),
-    "bos_token": ("[START]", "<s>"),
-    "eos_token": ("[END]", "</s>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
+    "pad_token": "pad", "unk_token": "unknown", "mask_token": "mask",
+    "bos_token": "start", "cls_token": "start", "eos_token": "end", "sep_token": "end",
+}  # fmt: skip
+"""What `transformers` calls a mark → what it is for here (components/data/tokens.py)."""
 PICKLE = "pytorch_model.bin"
 
 SHARD_BYTES = 5_000_000_000
@@ -104,7 +101,7 @@ def write(folder: Path, checkpoint: Checkpoint, *, shard_bytes: int = SHARD_BYTE
 def marks_in(tokenizer: str) -> dict[str, str]:
     """What the marks in a `tokenizer.json` are for: `pad_token` …, as `transformers` calls them."""
     known = {token["content"] for token in json.loads(tokenizer).get("added_tokens", [])}
-    found = {what: next((mark for mark in marks if mark in known), None) for what, marks in MARKS.items()}
+    found = {theirs: next((mark for mark in NAMES[ours] if mark in known), None) for theirs, ours in MARKS.items()}
     return {what: mark for what, mark in found.items() if mark is not None}
 
 
