@@ -8,6 +8,7 @@ MLflow's database, lets the worker wait for its server, and settles the runs tha
 import configparser
 import fcntl
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 from components.errors import RequestError, RunError
@@ -37,6 +39,7 @@ def main(server: str) -> int:
         os.execve(sys.executable, command, environment | prefect_server_environment(settings))  # noqa: S606 — no shell is meant
     if server == "mlflow":
         make_mlflow_database(settings)
+        shutil.rmtree(mlflow_metrics(settings), ignore_errors=True)  # counts of processes that are gone
         os.execve(sys.executable, mlflow_command(settings), environment | mlflow_server_environment(settings))  # noqa: S606
     wait_for_prefect(settings)
     for line in timetable.prepare(settings):
@@ -129,7 +132,15 @@ def mlflow_command(settings: Settings) -> list[str]:
     files = "--artifacts-destination" if settings.beyond_loopback else "--default-artifact-root"
     command = [sys.executable, "-m", "mlflow", "server", files, settings.artifact_destination]
     command += ["--host", settings.host, "--port", str(settings.mlflow_port), "--workers", "1"]
-    return [*command, "--app-name", "basic-auth"] if access.read(settings.credentials) else command
+    if access.read(settings.credentials) is None:
+        return command
+    counted = ["--expose-prometheus", str(mlflow_metrics(settings))] if find_spec("prometheus_flask_exporter") else []
+    return [*command, "--app-name", "basic-auth", *counted]
+
+
+def mlflow_metrics(settings: Settings) -> Path:
+    """Where MLflow's processes count what `/metrics` tells Prometheus."""
+    return settings.run / "mlflow-metrics"
 
 
 def names(settings: Settings) -> list[str]:

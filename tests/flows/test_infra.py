@@ -62,13 +62,14 @@ def test_compose_has_every_part_with_its_health_and_its_order(compose: dict[str,
 
 def test_every_secret_is_a_file_that_is_made_and_no_password_is_written_anywhere(compose: dict[str, Any], tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, INFRA / "make_secrets.py", tmp_path / "secrets"], capture_output=True, text=True, check=True)
-    assert done.stdout == "made credentials.json, client.json, postgres_password, prefect_password\n"
+    assert done.stdout == "made credentials.json, client.json, postgres_password, prefect_password, reader_password, s3_credentials\n"
     made = {file.name: file for file in (tmp_path / "secrets").iterdir()}
     assert {Path(secret["file"]).name for secret in compose["secrets"].values()} == made.keys()
     assert {stat.S_IMODE(file.stat().st_mode) for file in made.values()} == {0o600}
     everybody, client = (json.loads(made[name].read_text()) for name in ("credentials.json", "client.json"))
     assert client == {"prefect": everybody["prefect"], "mlflow": everybody["mlflow"]}
     assert made["prefect_password"].read_text() == everybody["prefect"]["password"]
+    assert made["reader_password"].read_text() == everybody["reader"]["password"]
     before = made["postgres_password"].read_text()
     again = subprocess.run([sys.executable, INFRA / "make_secrets.py", tmp_path / "secrets"], capture_output=True, text=True, check=True)
     assert again.stdout == "made nothing: all are there\n"
@@ -155,11 +156,14 @@ def test_the_work_pools_jobs_ask_for_a_gpu(kubernetes: list[dict[str, Any]]) -> 
 
 def test_prometheus_asks_the_servers_that_compose_has_with_a_password_from_a_file(compose: dict[str, Any]) -> None:
     found = yaml.safe_load((INFRA / "prometheus.yml").read_text())
-    [job] = found["scrape_configs"]
-    assert job["basic_auth"] == {"username": "lab", "password_file": "/run/secrets/prefect_password"}
-    assert job["metrics_path"] == "/api/metrics"
-    for target in job["static_configs"][0]["targets"]:
-        assert target.partition(":")[0] in compose["services"]
+    assert {(job["metrics_path"], *job["static_configs"][0]["targets"]) for job in found["scrape_configs"]} == {
+        ("/api/metrics", "prefect:4200"),
+        ("/metrics", "mlflow:5000"),
+    }
+    assert compose["services"].keys() >= {"prefect", "mlflow"}
+    read = {f"/run/secrets/{name}" for name in compose["services"]["prometheus"]["secrets"]}
+    assert {job["basic_auth"]["password_file"] for job in found["scrape_configs"]} == read
+    assert [job["basic_auth"]["username"] for job in found["scrape_configs"]] == ["lab", "reader"]
 
 
 def test_scripts_can_be_run_and_read() -> None:

@@ -171,6 +171,7 @@ MLFLOW_PATHS = (
     "ajax-api/2.0/mlflow/experiments/search?max_results=1",
     "get-artifact?path=x&run_uuid=y",
     "graphql",
+    "metrics",
     "signup",
 )
 
@@ -191,6 +192,9 @@ def test_on_every_port_nobody_comes_in_without_the_right_credentials(team: tuple
         assert [ask(f"{shared.mlflow_uri}/{path}", each) for each in (None, *bad)] == [401] * 4, path
     for each in (login.mlflow, login.reader, login.admin):
         assert ask(f"{shared.mlflow_uri}/{experiments}", each) == 200
+    counted = urllib.request.Request(f"{shared.mlflow_uri}/metrics", headers=login.reader.header())
+    with urllib.request.urlopen(counted, timeout=30) as answer:
+        assert b"mlflow_http_request_total{" in answer.read(), "what Prometheus reads with the reader's password"
     assert [ask(f"{shared.prefect_api}/health", None), ask(f"{shared.mlflow_uri}/health", None)] == [200, 200], (
         "whether they live is no secret"
     )
