@@ -1,6 +1,8 @@
 """Starting from weights that were learned before: `pretrained=ADDRESS`.
 
     run:RUN, experiment:NAME, registry:NAME@ALIAS      what was trained here
+    stage:NAME                                         the same, by an experiment that is the stage before: of its runs, only those on the
+                                                       same data, with the same model (but for its `stage`) and activation
     file:PATH                                          a safetensors file of ours, or a run's model folder
     hf:PATH                                            a folder in Hugging Face's layout
     package:NAME                                       a checkpoint in that layout, in a pinned package of the package index
@@ -29,7 +31,7 @@ from flows import runs
 from flows.config.build import build
 from flows.lab.settings import Settings
 
-KINDS = ("run", "experiment", "registry", "file", "hf", "package", "torchvision")
+KINDS = ("run", "experiment", "stage", "registry", "file", "hf", "package", "torchvision")
 WEIGHTS = "model.safetensors"
 
 
@@ -74,7 +76,7 @@ def load_pretrained(
     address = config["pretrained"]
     if address is None:
         fixed = next(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
-        raise RequestError(f"pretrained: choose what to begin with (experiment:…): {fixed} is not learned in this training")
+        raise RequestError(f"pretrained: choose what to begin with (stage:…): {fixed} is not learned in this training")
     try:
         found = _find(address, config, facts, settings, tell)
     except CheckpointError as error:
@@ -134,7 +136,7 @@ def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], set
         case "torchvision":
             return Weights(name, _imagenet(name, settings, tell), None)
         case _:
-            path = locate(address, settings)
+            path = locate(address, settings, config)
             return Weights(str(path), read_tensors(path).tensors, _vocabulary_beside(path))
 
 
@@ -161,29 +163,29 @@ def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
     return {**facts, **own, "activation": exchange.activation_name(build(config["activation"])())}
 
 
-def refuse_missing(address: str, settings: Settings) -> None:
-    """Raise RequestError where it can be said at once, before anything is made or fetched, that `address` leads nowhere."""
-    kind, _, name = address.partition(":")
+def refuse_missing(config: Mapping[str, Any], settings: Settings) -> None:
+    """Raise RequestError where it can be said at once, before anything is made or fetched, that `pretrained` leads nowhere."""
+    kind, _, name = str(config["pretrained"]).partition(":")
     match kind:
-        case "experiment":
-            _trained(name, settings)
+        case "experiment" | "stage":
+            _trained(kind, name, settings, config)
         case "package":
             packaged.known(name)
         case "hf" | "file" if not Path(name).expanduser().exists():
             raise RequestError(f"pretrained: there is no {Path(name).expanduser()}")
 
 
-def locate(address: str, settings: Settings) -> Path:
-    """The safetensors file of ours that `address` leads to; RequestError when there is none."""
+def locate(address: str, settings: Settings, config: Mapping[str, Any]) -> Path:
+    """The safetensors file of ours that `address` leads to; RequestError when there is none. `config` is what begins with it."""
     kind, _, name = address.partition(":")
     if kind not in KINDS or not name:
-        forms = "run:RUN, experiment:NAME, registry:NAME@ALIAS, file:PATH, hf:PATH, package:NAME, torchvision:NAME"
+        forms = "run:RUN, experiment:NAME, stage:NAME, registry:NAME@ALIAS, file:PATH, hf:PATH, package:NAME, torchvision:NAME"
         raise RequestError(f"pretrained: {address!r} is none of {forms}{closest(kind, KINDS)}")
     match kind:
         case "run":
             path = runs.find(name, settings) / "model" / WEIGHTS
-        case "experiment":
-            path = _trained(name, settings) / WEIGHTS
+        case "experiment" | "stage":
+            path = _trained(kind, name, settings, config) / WEIGHTS
         case "registry":
             from flows.records.registry import resolve
             from flows.records.tracking import tracking_uri
@@ -199,10 +201,11 @@ def locate(address: str, settings: Settings) -> Path:
     return path
 
 
-def _trained(experiment: str, settings: Settings) -> Path:
-    found = runs.trained(experiment, settings)
+def _trained(kind: str, experiment: str, settings: Settings, config: Mapping[str, Any]) -> Path:
+    found = runs.trained(experiment, settings, before=config if kind == "stage" else None)
     if found is None:
-        raise RequestError(f"pretrained: {experiment} has not been trained here yet: lab train experiment={experiment}")
+        alike = " with the data, model and activation of this" if kind == "stage" else ""
+        raise RequestError(f"pretrained: {experiment} has not been trained here yet{alike}: lab train experiment={experiment}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,33 @@ def result(folder: Path) -> dict[str, Any]:
     return dict(results[-1]) if results else {}
 
 
-def trained(experiment: str, settings: Settings) -> Path | None:
+STAGES_SHARE = ("data", "model", "activation")
+"""Sections that the stages of one training agree in; a model's `stage` is what tells them apart."""
+
+
+def same_task(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations can be stages of one training: weights fit, and what one learns from the other is not tested on."""
+    return all(_without_stage(one.get(name)) == _without_stage(other.get(name)) for name in STAGES_SHARE)
+
+
+def _without_stage(section: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (section or {}).items() if key != "stage"}
+
+
+def trained(experiment: str, settings: Settings, *, before: Mapping[str, Any] | None = None) -> Path | None:
     """The model folder that stands for `experiment`, None while there is none.
 
     Of its finished runs here it is the one with the best monitored validation metric; where there is none, the newest version in the
-    registry that one of its runs earned, fetched.
+    registry that one of its runs earned, fetched. As the stage `before` a configuration only those of the same task count.
     """
     best: tuple[float, Path] | None = None
     for path in settings.runs.glob("*/config.json"):
         folder = path.parent
         found = result(folder)
-        if not found or config(folder).get("name") != experiment or not (folder / "model").is_dir():
+        its = config(folder)
+        if not found or its.get("name") != experiment or not (folder / "model").is_dir():
+            continue
+        if before is not None and not same_task(before, its):
             continue
         _, direction, value = found["monitor"]
         score = value if direction == "max" else -value
@@ -130,7 +147,8 @@ def trained(experiment: str, settings: Settings) -> Path | None:
     from flows.records.registry import from_experiment
     from flows.records.tracking import tracking_uri
 
-    return from_experiment(experiment, tracking_uri(settings), home=settings.home)
+    fetched = from_experiment(experiment, tracking_uri(settings), home=settings.home)
+    return fetched if fetched is None or before is None or same_task(before, config(fetched)) else None
 
 
 def finished_like(wanted: dict[str, Any], settings: Settings) -> Path | None:

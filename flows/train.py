@@ -36,7 +36,7 @@ from flows.config.parameters import NONE, flat
 from flows.lab.servers import count_gpus
 from flows.lab.settings import Settings
 from flows.lab.timetable import LATEST, CatchUp
-from flows.pretraining import needed, train_first
+from flows.pretraining import Earlier, needed, train_first
 from flows.session import Session, summary
 from flows.supervise import TrainerDied
 
@@ -70,11 +70,11 @@ _stage_options: dict[str, Any] = {
 }
 
 
-@task(name="pretrain", task_run_name="pretrain {experiment}", cache_policy=NO_CACHE, persist_result=False)
-def pretrain(experiment: str) -> str:
+@task(name="pretrain", task_run_name="pretrain {earlier.experiment}", cache_policy=NO_CACHE, persist_result=False)
+def pretrain(earlier: Earlier) -> str:
     """Train the experiment whose weights this run begins with; it is a run of its own in MLflow."""
-    run = train_first(experiment, Settings.load())
-    get_run_logger().info("%s was trained first: %s", experiment, run)
+    run = train_first(earlier, Settings.load())
+    get_run_logger().info("%s was trained first: %s", earlier.experiment, run)
     return run
 
 
@@ -140,8 +140,8 @@ def train(overrides: list[str], *, resume: str = "", catch_up: CatchUp = LATEST)
     """
     session = _prestarted.pop() if _prestarted else None
     if session is None and not resume:
-        for experiment in needed(overrides, Settings.load()):
-            pretrain(experiment)
+        for earlier in needed(overrides, Settings.load()):
+            pretrain(earlier)
     request = {"resume": resume} if resume else {"overrides": overrides}
     with _gpu_slot(), session or Session(request, Settings.load(), watch=_note) as session:
         page = f"{session.settings.prefect_ui}/runs/flow-run/{runtime.flow_run.id}"

@@ -25,8 +25,9 @@ from flows.child import Voice, leave, serve
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
     from flows import experiment, group, runs
-    from flows.config.build import build, validate
+    from flows.config.build import build
     from flows.config.compose import compose
+    from flows.judgement import judge
     from flows.lab import limits
     from flows.lab.settings import Settings
 
@@ -38,13 +39,11 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         folder = settings.runs / request["resume"]
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
-        config = validate(request["config"] if "config" in request else compose(request["overrides"]))
+        config = judge(request["config"] if "config" in request else compose(request["overrides"]))
         if config["pretrained"]:
             from flows.pretrained import refuse_missing
 
-            refuse_missing(config["pretrained"], settings)
-        if (trainer := build(config["trainer"])).grouped:
-            group.check(trainer)
+            refuse_missing(config, settings)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
         if full := limits.warning(settings):

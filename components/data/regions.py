@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
@@ -81,6 +81,8 @@ class Regions:
 
     of: DataSet
     search: Search
+
+    has_regions: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

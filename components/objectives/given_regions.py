@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -40,6 +40,9 @@ class GivenRegions(Detection):
     positive_share: Annotated[float, Gt(0), Le(1)] = 0.25
     positive: Annotated[float, Gt(0), Le(1)] = 0.5
     least: Annotated[float, Ge(0), Lt(1)] = 0.1
+
+    looks_at_regions: ClassVar[bool] = True
+    """Of data without them it is told before anything begins."""
 
     def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss`, the sum of `classes` and `boxes`."""

@@ -15,7 +15,7 @@ Shapes: B pictures, R regions of all pictures, n objects of one picture, K class
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -60,6 +60,9 @@ class RegionStages(Detection):
     positive_weight: Annotated[float, Gt(0)] = 2.0
     near: Annotated[float, Gt(0), Lt(1)] = 0.6
     far: Annotated[float, Gt(0), Lt(1)] = 0.3
+
+    looks_at_regions: ClassVar[bool] = True
+    """Of data without them it is told before anything begins."""
 
     def losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         """`loss`: cross-entropy in nats, the SVMs' hinge, or the squared error of offsets; the mean over what takes part."""

@@ -100,9 +100,9 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
         first = needed(request.get("overrides") or [], settings)
         if not first:
             raise
-    for name in first:
-        output.say(f"training {name} first: its weights are what this begins with")
-        _train_this(output, {"overrides": [f"experiment={name}"]}, settings)
+    for earlier in first:
+        output.say(f"training {' '.join(earlier.overrides).removeprefix('experiment=')} first: its weights are what this begins with")
+        _train_this(output, {"overrides": earlier.overrides}, settings)
     return _train_this(output, request, settings)
 
 

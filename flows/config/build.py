@@ -30,7 +30,7 @@ ROOT: dict[str, Any] = {
 """The keys beside the sections, and their types."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-_PRETRAINED = re.compile(r"run:[\w.-]+|registry:[\w.-]+@[\w.-]+|experiment:[\w.-]+|(file|hf):.+|(package|torchvision):[\w.-]+")
+_PRETRAINED = re.compile(r"run:[\w.-]+|registry:[\w.-]+@[\w.-]+|(experiment|stage):[\w.-]+|(file|hf):.+|(package|torchvision):[\w.-]+")
 
 
 def validate(config: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def validate(config: Any) -> dict[str, Any]:
     if not _NAME.fullmatch(result["name"]):
         raise ConfigError(f"name: {shown(result['name'])} is not allowed (allowed: at most 80 letters, digits, '_', '-' and '.')")
     if result["pretrained"] is not None and not _PRETRAINED.fullmatch(result["pretrained"]):
-        forms = "null, run:ID, registry:NAME@ALIAS, experiment:NAME, file:PATH, hf:PATH, package:NAME, torchvision:NAME"
+        forms = "null, run:ID, registry:NAME@ALIAS, experiment:NAME, stage:NAME, file:PATH, hf:PATH, package:NAME, torchvision:NAME"
         raise ConfigError(f"pretrained: {shown(result['pretrained'])} is not allowed (allowed: {forms})")
     for group in SECTIONS:
         result[group] = _as_plain(read(config[group], group, group=group))

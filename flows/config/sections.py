@@ -95,7 +95,8 @@ def read(section: Any, key: str, *, group: str | None = None, expected: Any = No
         if name not in parameters:
             known = [other for other in parameters if other not in FILLED]
             listed = f"allowed: {', '.join(known)}" if known else "it has no settings"
-            near = closest(str(name)[:60], known).strip(" ()")
+            inside = [f"{key}.{other}.{name}" for other, part in section.items() if isinstance(part, Mapping) and name in part]
+            near = f"did you mean {inside[0]}?" if inside else closest(str(name)[:60], known).strip(" ()")
             raise ConfigError(f"{quote(place)}: no such key ({listed}{'; ' + near if near else ''})")
         given[name] = _value(value, parameters[name][0], place)
     missing = {name: required for name, (_, required) in parameters.items() if name not in given}

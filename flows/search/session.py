@@ -191,9 +191,9 @@ class SweepSession:
         """Prepare the experiment's data once, before the workers ask for it, and train what its trials begin with."""
         assert self.sweep is not None
         with self._stage("prepare"):
-            for name in needed(self.sweep.overrides, self.settings):
-                self.watch({"kind": "note", "text": f"training {name} first: its weights are what the trials begin with"})
-                train_first(name, self.settings)
+            for earlier in needed(self.sweep.overrides, self.settings):
+                self.watch({"kind": "note", "text": f"training {earlier.experiment} first: its weights are what the trials begin with"})
+                train_first(earlier, self.settings)
             prepared = prepare_data(self.config, self.settings, tell=self.watch)
             assert self.journal is not None
             self.journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)

@@ -143,7 +143,7 @@ def test_a_valid_configuration_comes_back_with_its_values_typed() -> None:
         (
             "pretrained",
             "http://x",
-            "(allowed: null, run:ID, registry:NAME@ALIAS, experiment:NAME, file:PATH, hf:PATH, package:NAME, torchvision:NAME)",
+            "(allowed: null, run:ID, registry:NAME@ALIAS, experiment:NAME, stage:NAME, file:PATH, hf:PATH, package:NAME, torchvision:NAME)",
         ),
         ("tags", [1], "tags: [1] is not allowed (allowed: a list of texts)"),
         ("description", "a\x1bb", r"description: 'a\x1bb' has control or invisible characters"),

