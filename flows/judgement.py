@@ -23,6 +23,7 @@ def judge(config: Any) -> dict[str, Any]:
     stages = [section["stage"] for section in (found["model"], found["objective"]) if "stage" in section]
     if len(set(stages)) > 1:
         raise ConfigError(f"objective.stage: {stages[1]} is not what the model learns (model.stage is {stages[0]})")
+    build(found["data"])  # whose constructor refuses settings that do not go together
     if (trainer := build(found["trainer"])).grouped:
         group.check(trainer)
     return found

@@ -30,7 +30,7 @@ Tell = Callable[[dict[str, Any]], None]
 """Told of progress as it happens: small JSON-able dicts with a `kind`."""
 
 SHOWN = 20
-"""How many unreadable files are named in the terminal."""
+"""How many unreadable files and faults are named in the terminal."""
 
 
 def data_section(overrides: Sequence[str]) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
     for item in unreadable[:SHOWN]:
         yield f"left out: {item['file']}: {item['reason']}"
     if len(unreadable) > SHOWN:
-        yield f"left out: {len(unreadable) - SHOWN} more files; all are in the data card"
+        yield f"left out: {len(unreadable) - SHOWN:,} more; all are in the data card"
+    yield from card.get("notes", [])
     rows, reason = card.get("left_out", 0), card.get("left_out_reason")
     if rows and reason:  # without a reason it is what the data set's own settings ask for
         yield f"left out: {rows:,} {'row' if rows == 1 else 'rows'} {reason}"

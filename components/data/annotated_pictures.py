@@ -52,6 +52,8 @@ class Report:
     def __init__(self) -> None:
         self.lines: list[dict[str, str]] = []
         self.fatal: list[dict[str, str]] = []
+        self.crowds = 0
+        """Boxes around crowds in pictures to train on; they are left out, and are no fault."""
 
     def add(self, file: str, reason: str, *, fatal: bool) -> None:
         """One fault of a file."""
@@ -63,9 +65,14 @@ class Report:
     def check(self) -> None:
         """Raise DataError if anything is fatal."""
         if self.fatal:
-            shown = "; ".join(f"{line['file']}: {line['reason']}" for line in self.fatal[:SHOWN])
-            more = f"; and {len(self.fatal) - SHOWN} more" if len(self.fatal) > SHOWN else ""
-            raise DataError(f"{len(self.fatal)} faults in the annotated pictures: {shown}{more}")
+            count = f"{len(self.fatal)} {'fault' if len(self.fatal) == 1 else 'faults'}"
+            raise DataError(f"{count} in the annotated pictures: {_some(self.fatal)}")
+
+
+def _some(lines: Sequence[Mapping[str, str]]) -> str:
+    """The first few faults, and how many more there are."""
+    shown = "; ".join(f"{line['file']}: {line['reason']}" for line in lines[:SHOWN])
+    return shown + (f"; and {len(lines) - SHOWN:,} more" if len(lines) > SHOWN else "")
 
 
 def write_annotated(
@@ -78,7 +85,9 @@ def write_annotated(
     without_objects: Without,
     report: Report,
 ) -> dict[str, Any]:
-    """Write a prepared folder of annotated pictures; returns `unreadable`, `counts` and `facts` of the card.
+    """Write a prepared folder of annotated pictures; returns `unreadable`, `counts`, `facts` and, where there are any, `notes` of the card.
+
+    Boxes around crowds are left out of pictures to train on; elsewhere they are difficult objects, neither found nor missed.
 
     Args:
         into: the folder.
@@ -102,10 +111,10 @@ def write_annotated(
             report.add(f"{annotation.source}: {place}", reason, fatal=fatal)
         try:
             picture = open_picture(each.content())
-        except (DataError, OSError) as error:
-            report.add(annotation.picture, str(error), fatal=fatal)
+        except DataError as error:
+            report.add(": ".join(filter(None, (annotation.source, annotation.place))), f"{annotation.picture}: {error}", fatal=fatal)
             continue
-        found = _objects(annotation, picture.size, size, class_names, report, fatal=fatal)
+        found = _objects(each, picture.size, size, class_names, report, fatal=fatal)
         if not len(found) and without_objects != "keep":
             report.add(annotation.source, f"{annotation.picture} has no objects", fatal=without_objects == "fail")
             continue
@@ -114,9 +123,7 @@ def write_annotated(
         objects.append(found)
     report.check()
     if not rows["train"]:
-        raise DataError(
-            "none of the pictures to train on can be used" + "".join(f"; {x['file']}: {x['reason']}" for x in report.lines[:SHOWN])
-        )
+        raise DataError("; ".join(filter(None, ("none of the pictures to train on can be used", _some(report.lines)))))
     written = write_detection(
         into,
         pixels=torch.from_numpy(np.stack(pixels)),
@@ -125,13 +132,14 @@ def write_annotated(
         class_names=class_names,
         fit="stretch",
     )
-    return {"unreadable": report.lines, **written}
+    told = {"notes": [f"{report.crowds:,} boxes around crowds (iscrowd) are not trained on"]} if report.crowds else {}
+    return {"unreadable": report.lines, **told, **written}
 
 
 def fault_of(marked: Marked, width: float, height: float, class_names: Container[str]) -> str | None:
     """What is wrong with one marked object, or None."""
     left, top, right, bottom = marked.box
-    shown = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
+    shown = marked.written or f"({left:g}, {top:g}, {right:g}, {bottom:g})"
     if marked.name not in class_names:
         return f"unknown class {marked.name!r}"
     if not all(np.isfinite(marked.box)):
@@ -146,16 +154,19 @@ def fault_of(marked: Marked, width: float, height: float, class_names: Container
 
 
 def _objects(
-    annotation: Annotation, own: tuple[int, int], size: Sequence[int], class_names: Sequence[str], report: Report, *, fatal: bool
+    given: Annotated, own: tuple[int, int], size: Sequence[int], class_names: Sequence[str], report: Report, *, fatal: bool
 ) -> Objects:
     """What is in a picture of (width, height) `own`, with boxes for `size`; faults are reported."""
     width, height = own
     scale = (size[1] / width, size[0] / height)
     boxes, labels, difficult = [], [], []
-    for marked in annotation.objects:
+    for marked in given.annotation.objects:
         fault = fault_of(marked, width, height, class_names)
         if fault is not None:
-            report.add(f"{annotation.source}: {marked.place}", fault, fatal=fatal)
+            report.add(f"{given.annotation.source}: {marked.place}", fault, fatal=fatal)
+            continue
+        if marked.crowd and given.split == "train":
+            report.crowds += 1
             continue
         left, top, right, bottom = marked.box
         sides = (max(left, 0) * scale[0], max(top, 0) * scale[1], min(right, width) * scale[0], min(bottom, height) * scale[1])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +21,8 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 
 from components.data.annotated_pictures import Annotated as AnnotatedPicture
 from components.data.annotated_pictures import Faults, Report, Without, divided, write_annotated
-from components.data.annotations import Annotation, read_coco, read_voc
+from components.data.annotations import Annotation, read_voc
+from components.data.coco_annotations import read_coco
 from components.data.detection import DetectionData
 from components.data.durable import sha256_of
 from components.data.image_folder import SPLIT_FOLDERS
@@ -59,6 +61,11 @@ class _Folder(DetectionData):
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
+        twice = [name for place, name in enumerate(self.class_names) if name in self.class_names[:place]]
+        if twice:
+            raise ValueError(f"class_names has {twice[0]!r} twice")
+        if not all(name.strip() for name in self.class_names):
+            raise ValueError("class_names has a name that is empty")
 
     def recipe(self) -> dict[str, Any]:
         """One hash over every annotation's and picture's name and content, every setting, and the decoder's version; reads every file.
@@ -69,7 +76,7 @@ class _Folder(DetectionData):
         root = self._root()
         lines = "".join(f"{sha256_of(path)}  {path.relative_to(root).as_posix()}\n" for path in self._files(root))
         content = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-        return {"name": self.name, "format": 1, "sources": [content], "pillow": PIL.__version__, **self.settings()}
+        return {"name": self.name, "format": 2, "sources": [content], "pillow": PIL.__version__, **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the files are here already
         """Write the prepared file; the data card, with every fault by file and line.
@@ -144,7 +151,7 @@ class VocFolder(_Folder):
         splits = self._lists(root) or self._split(list(annotations))
         names = self.class_names or sorted({marked.name for each in annotations.values() for marked in each.objects})
         given = [
-            AnnotatedPicture(annotation, _picture(root / "JPEGImages", annotation.picture, stem).read_bytes, splits[stem])
+            AnnotatedPicture(annotation, partial(_content, _picture(root / "JPEGImages", annotation.picture, stem)), splits[stem])
             for stem, annotation in annotations.items()
             if stem in splits
         ]
@@ -189,7 +196,7 @@ class CocoFolder(_Folder):
             raise RequestError(f"data.path: {root} has no annotations/*.json, as COCO has")
         return found
 
-    def _given(self, root: Path, report: Report) -> tuple[Sequence[str], list[AnnotatedPicture]]:  # noqa: ARG002 — as VOC's
+    def _given(self, root: Path, report: Report) -> tuple[Sequence[str], list[AnnotatedPicture]]:
         jsons = self._jsons(root)
         if len(jsons) > 1:
             said = {path: split for path in jsons if (split := _split_of(path)) is not None}
@@ -200,12 +207,13 @@ class CocoFolder(_Folder):
         names: list[str] = list(self.class_names)
         given: list[AnnotatedPicture] = []
         for path in said or jsons:
-            listed, annotations = read_coco(path)
-            names = names or listed
-            splits = (
-                dict.fromkeys((each.picture for each in annotations), said[path]) if said else self._split([a.picture for a in annotations])
-            )
-            given += [AnnotatedPicture(each, _found(root, path, each.picture).read_bytes, splits[each.picture]) for each in annotations]
+            listed = read_coco(path)
+            for place, reason in listed.faults:
+                report.add(f"{path.name}: {place}", reason, fatal=self.faults == "fail")
+            names = names or listed.class_names
+            pictures = [each.picture for each in listed.pictures]
+            splits = dict.fromkeys(pictures, said[path]) if said else self._split(pictures)
+            given += [AnnotatedPicture(each, partial(_found, root, path, each.picture), splits[each.picture]) for each in listed.pictures]
         return names, given
 
 
@@ -221,10 +229,23 @@ def _places(root: Path, json: Path) -> list[Path]:
     return [root / end, root / "images" / end, root / "images", root]
 
 
-def _found(root: Path, json: Path, picture: str) -> Path:
-    """Where a picture is (the likeliest place if it is nowhere); never outside of the root."""
+def _found(root: Path, json: Path, picture: str) -> bytes:
+    """The content of a picture, wherever it is below the root.
+
+    Raises:
+        DataError: it is nowhere, or cannot be read, or its name leads out of the root.
+    """
     name = Path(picture)
     if name.is_absolute() or ".." in name.parts:
-        raise DataError(f"{json.name}: the picture {picture!r} is not in the folder")
+        raise DataError(f"its name leads out of the folder {root}")
     places = [folder / name for folder in _places(root, json)]
-    return next((path for path in places if path.is_file()), places[0])
+    return _content(next((path for path in places if path.is_file()), places[0]))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"there is no such file in {path.parent}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from error

@@ -1,14 +1,13 @@
-"""VOC's and COCO's annotations: what is read, and every fault by file and line."""
+"""VOC's annotations: what is read, and every fault by file and line; and what becomes of annotated pictures."""
 
 import io
-import json
 
 import pytest
 import torch
 from PIL import Image
 
 from components.data.annotated_pictures import Annotated, Report, divided, fault_of, write_annotated
-from components.data.annotations import Annotation, Marked, read_coco, read_voc
+from components.data.annotations import Annotation, Marked, read_voc
 from components.data.detection import DetectionData
 from components.errors import DataError
 
@@ -24,14 +23,15 @@ VOC = """<annotation>
   <name>cat</name>
   <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>x7</xmax><ymax>8</ymax></bndbox>
  </object>
- <object><bndbox><xmin>1</xmin></bndbox></object>
+ <object><name> </name><bndbox><xmin>1</xmin></bndbox></object>
  <object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>
 </annotation>"""
 
 
 def test_voc_by_hand():
     annotation = read_voc(VOC.encode(), "one.xml")
-    assert annotation.picture == "one.jpg"
+    assert (annotation.picture, annotation.place) == ("one.jpg", "line 2")
+    assert annotation.objects[0].written == "(11, 6, 30, 25)", "as the file has it"
     assert annotation.objects == [Marked("dog", (10, 5, 30, 25), True, "line 4")], "VOC counts from 1; a part of an object is none"
     assert annotation.faults == [
         ("line 9", "a side of the box is no number ('x7')"),
@@ -45,31 +45,6 @@ def test_what_is_no_voc_names_its_line():
         read_voc(b"<annotation>\n</object>", "a.xml")
     with pytest.raises(DataError, match="begins with <html>"):
         read_voc(b"<html></html>", "a.xml")
-
-
-def test_coco_by_hand(tmp_path):
-    content = {
-        "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
-        "categories": [{"id": 3, "name": "bee"}, {"id": 1, "name": "ant"}],
-        "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 20], "iscrowd": 1},
-            {"id": 2, "image_id": 7, "category_id": 9, "bbox": [1, 2, 10, 20]},
-            {"id": 3, "image_id": 8, "category_id": 1, "bbox": [1, 2, 10]},
-        ],
-    }
-    (tmp_path / "x.json").write_text(json.dumps(content))
-    names, pictures = read_coco(tmp_path / "x.json")
-    assert names == ["ant", "bee"]
-    assert pictures[0].objects[0] == Marked("bee", (1, 2, 11, 22), True, "annotation 1")
-    assert pictures[0].objects[1].name == "category 9"
-    assert pictures[1].faults[0][0] == "annotation 3"
-    content["annotations"] = [{"id": 4, "image_id": 99}]
-    (tmp_path / "y.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="annotation 4 belongs to no picture"):
-        read_coco(tmp_path / "y.json")
-    (tmp_path / "z.json").write_text('{"images": [],\n oops}')
-    with pytest.raises(DataError, match=r"z\.json: line 2: it is not JSON"):
-        read_coco(tmp_path / "z.json")
 
 
 @pytest.mark.parametrize(
@@ -97,11 +72,11 @@ def png(width=100, height=50):
 
 def given():
     good = Marked("dog", (10, 5, 30, 25), False, "line 4")
-    bad = Marked("dog", (30, 5, 10, 25), False, "line 9")
+    bad = Marked("dog", (30, 5, 10, 25), False, "line 9", written="(31, 6, 10, 25)")
     return [
         Annotated(Annotation("a.png", "a.xml", [good, bad]), png, "train"),
         Annotated(Annotation("b.png", "b.xml", []), png, "train"),
-        Annotated(Annotation("c.png", "c.xml", [good]), lambda: b"no picture", "test"),
+        Annotated(Annotation("c.png", "c.xml", [good], place="line 2"), lambda: b"no picture", "test"),
         Annotated(Annotation("d.png", "d.xml", [good], [("line 2", "odd")]), png, "test"),
     ]
 
@@ -114,9 +89,9 @@ def write(into, **changed):
 def test_faults_are_dropped_and_listed(tmp_path):
     card = write(tmp_path)
     assert [(line["file"], line["reason"]) for line in card["unreadable"]] == [
-        ("a.xml: line 9", "the box (30, 5, 10, 25) is inverted"),
+        ("a.xml: line 9", "the box (31, 6, 10, 25) is inverted"),
         ("b.xml", "b.png has no objects"),
-        ("c.png", "not a picture in any known format"),
+        ("c.xml: line 2", "c.png: not a picture in any known format"),
         ("d.xml: line 2", "odd"),
     ]
     assert {name: count["examples"] for name, count in card["counts"].items()} == {"train": 1, "test": 1}
@@ -131,10 +106,10 @@ def test_pictures_without_objects_may_stay(tmp_path):
 
 def test_or_faults_are_fatal(tmp_path):
     with pytest.raises(
-        DataError, match=r"^3 faults in the annotated pictures: a\.xml: line 9: the box .* is inverted; c\.png: not a picture"
+        DataError, match=r"^3 faults in the annotated pictures: a\.xml: line 9: the box .* is inverted; c\.xml: line 2: c\.png: not"
     ):
         write(tmp_path, faults="fail")
-    with pytest.raises(DataError, match=r"^1 faults .*: b\.xml: b\.png has no objects$"):
+    with pytest.raises(DataError, match=r"^1 fault .*: b\.xml: b\.png has no objects$"):
         write(tmp_path, without_objects="fail")
     with pytest.raises(DataError, match=r"none of the pictures to train on can be used; a\.xml: line 4: unknown class 'dog'"):
         write(tmp_path, class_names=["cat"])
@@ -153,3 +128,25 @@ def test_objects_of_a_card_are_tensors(tmp_path):
     empty = DetectionData().open(tmp_path, card)["train"].objects(1)
     assert empty.boxes.shape == (0, 4)
     assert empty.labels.dtype == torch.int64
+
+
+def test_crowds_are_not_trained_on_and_count_neither_as_found_nor_as_missed(tmp_path):
+    dog, crowd = (Marked("dog", (10, 5, 30, 25), which, "line 4", crowd=which) for which in (False, True))
+    pictures = [Annotated(Annotation(f"{split}.png", "a", [crowd, dog]), png, split) for split in ("train", "validation", "test")]
+    card = write_annotated(tmp_path, pictures, size=[50, 100], class_names=["dog"], faults="fail", without_objects="fail", report=Report())
+    assert card["notes"] == ["1 boxes around crowds (iscrowd) are not trained on"]
+    splits = DetectionData().open(tmp_path, card)
+    assert {name: split.objects(0).difficult.tolist() for name, split in splits.items()} == {
+        "train": [False],
+        "validation": [True, False],
+        "test": [True, False],
+    }
+
+
+def test_an_error_says_how_many_faults_it_does_not_name(tmp_path):
+    bad = [Marked("dog", (30, 5, 10, 25), False, f"line {line}") for line in range(8)]
+    pictures = [Annotated(Annotation("a.png", "a.xml", bad), png, "train")]
+    for faults, without, why in (("drop", "drop", "none of the pictures to train on"), ("fail", "keep", "^8 faults")):
+        with pytest.raises(DataError, match=why) as raised:
+            write_annotated(tmp_path, pictures, size=[9, 9], class_names=["dog"], faults=faults, without_objects=without, report=Report())
+        assert str(raised.value).endswith(f"and {4 if faults == 'drop' else 3} more")

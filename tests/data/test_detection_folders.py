@@ -63,7 +63,7 @@ def test_vocs_own_lists_and_faults(tmp_path):
     assert {name: len(split) for name, split in prepared.splits.items()} == {"train": 1, "validation": 1}
     assert prepared.card["unreadable"] == [
         {"file": "p3.xml", "reason": "line 2: it is not XML (mismatched tag)"},
-        {"file": "p1.png", "reason": "not a picture in any known format"},
+        {"file": "p1.xml: line 1", "reason": "p1.png: not a picture in any known format"},
     ]
     with pytest.raises(DataError, match=r"2 faults in the annotated pictures: p3\.xml: line 2"):
         prepare(VocFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
@@ -97,12 +97,37 @@ def test_one_json_is_divided_and_missing_pictures_are_said(tmp_path):
     (root / "all" / "1.png").unlink()
     prepared = prepare(CocoFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
     assert sum(len(split) for split in prepared.splits.values()) == 2
-    assert prepared.card["unreadable"][0]["file"] == "1.png"
+    assert prepared.card["unreadable"][0]["file"] == "instances_all.json: line 1 (images[1])"
+    assert prepared.card["unreadable"][0]["reason"].startswith("1.png: there is no such file in /")
     content = json.loads((root / "annotations" / "instances_all.json").read_text())
-    content["images"][0]["file_name"] = "../../secret.png"
+    content["annotations"] += [{"id": 9, "image_id": 99, "category_id": 18, "bbox": [0, 0, 5, 5]}, 7]
+    content["categories"] += [{"id": 5}]
+    content["images"] += [{"id": 3, "file_name": "2.png"}, {"id": 4, "file_name": "../../secret.png"}]
     (root / "annotations" / "instances_all.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"'\.\./\.\./secret\.png' is not in the folder"):
-        prepare(CocoFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    (root / "all" / "1.png").write_bytes((root / "all" / "2.png").read_bytes())
+    prepared = prepare(CocoFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    assert [line["file"].partition(": ")[2] for line in prepared.card["unreadable"]] == [
+        f"line 1 ({place})" for place in ("categories[2]", "images[3]", "annotations[3]", "annotations[4]", "images[4]")
+    ]
+    assert prepared.card["unreadable"][-1]["reason"] == f"../../secret.png: its name leads out of the folder {root}"
+    assert sum(len(split) for split in prepared.splits.values()) == 3
+    with pytest.raises(DataError, match=r"^5 faults in the annotated pictures: instances_all\.json: line 1 \(categories\[2\]\)"):
+        prepare(CocoFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
+
+
+def test_a_voc_picture_that_is_missing_is_said_with_the_line_that_names_it(tmp_path):
+    root = voc(tmp_path / "mine", 5)
+    (root / "JPEGImages" / "p2.png").unlink()
+    prepared = prepare(VocFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    (fault,) = prepared.card["unreadable"]
+    assert fault == {"file": "p2.xml: line 1", "reason": f"p2.png: there is no such file in {root / 'JPEGImages'}"}
+
+
+@pytest.mark.parametrize("kind", [VocFolder, CocoFolder])
+def test_class_names_are_names_and_different(kind):
+    for names, why in ((["cat", "dog", "cat"], "class_names has 'cat' twice"), (["cat", " "], "a name that is empty")):
+        with pytest.raises(ValueError, match=why):
+            kind(path="anywhere", size=[40, 80], class_names=names)
 
 
 @pytest.mark.parametrize(("kind", "message"), [(VocFolder, "has no folder Annotations"), (CocoFolder, r"has no annotations/\*\.json")])

@@ -28,7 +28,7 @@ def test_every_unreadable_picture_is_said(tmp_path: Path) -> None:
 def test_many_unreadable_pictures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "SHOWN", 2)
     card = {"unreadable": [{"file": f"{place}.png", "reason": "empty"} for place in range(5)]}
-    lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more files; all are in the data card"]
+    lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more; all are in the data card"]
     assert list(parts._left_out(card)) == lines
 
 
