@@ -14,6 +14,7 @@ from components.protocols import Objective, Outcomes, Split
 from flows.experiment import read_config
 from flows.lab.settings import Settings
 from flows.parts import Loaded, load_model, load_outcomes, prepare_data
+from flows.records import journal, translate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
         RequestError: a run has no model yet, or they are about different data or problems.
     """
     runs = dict(zip(_names(folders), [_finished(folder) for folder in folders], strict=True))
+    contents = dict(zip(runs, [_content(folder) for folder in folders], strict=True))
     first = next(iter(runs.values()))[0]
     for name, (loaded, outcomes) in runs.items():
         same = _same_examples(outcomes, next(iter(runs.values()))[1])
@@ -45,7 +47,7 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
                 f"{name} is about {loaded.data['name']} ({type(loaded.objective).__name__}), the first run about {first.data['name']} "
                 f"({type(first.objective).__name__}): they cannot be compared"
             )
-        if same is False:
+        if same is False or not _same_data(loaded, first, contents[name], next(iter(contents.values()))):
             raise RequestError(f"{name} was tested on other examples of {loaded.data['name']} than the first run: they cannot be compared")
     metrics = {name: loaded.objective.metrics(outcomes) for name, (loaded, outcomes) in runs.items()}
     draw = getattr(first.objective, "compare", None)
@@ -63,6 +65,22 @@ def _same_examples(one: Outcomes, other: Outcomes) -> bool | None:
     known = [key for key in TRUTH if key in one and key in other]
     same = all(bool(torch.equal(one[key], other[key])) if isinstance(one[key], Tensor) else one[key] == other[key] for key in known)
     return same if known else None
+
+
+def _same_data(one: Loaded, other: Loaded, content: Any, others: Any) -> bool:
+    """Whether what is true of two runs' examples means the same: classes of the same names; of the user's own files, the same files."""
+    names = [each.data["facts"].get("class_names") for each in (one, other)]
+    own = translate.is_own(one.config["data"]) and translate.is_own(other.config["data"])
+    return names[0] == names[1] and not (own and None not in (content, others) and content != others)
+
+
+def _content(folder: Path) -> Any:
+    """The hashes of the files that a run's data were made of; None where its journal does not say."""
+    recipes = [(line["facts"].get("card") or {}).get("recipe") for line in journal.read(folder) if line.get("event") == "data"]
+    recipe = recipes[-1] if recipes else None
+    while recipe and "of" in recipe:
+        recipe = recipe["of"]
+    return (recipe or {}).get("sources")
 
 
 def _finished(folder: Path) -> tuple[Loaded, Outcomes]:

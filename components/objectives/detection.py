@@ -148,6 +148,7 @@ class Detection(ABC):
     def answer(self, model: Model, batch: Batch) -> dict[str, Any]:
         """`objects`: what is found in a batch of one, each with `label`, `probability` and `box` [left, top, right, bottom].
 
+        `threshold` is what all of them are more probable than.
         Boxes are in pixels of the picture as it was given, where the batch has its `size` [height, width], else of the model's input.
         """
         (found,) = self.detect(model, self.propose(batch))
@@ -159,7 +160,7 @@ class Detection(ABC):
         said = [
             {"label": self.class_names[label], "probability": score, "box": [round(side, 1) for side in box]} for label, score, box in parts
         ]
-        return {"objects": said}
+        return {"objects": said, "threshold": max(self.answer_threshold, self.score_threshold)}
 
     # ------------------------------------------------------------------ figures in both senses
 

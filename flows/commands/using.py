@@ -181,6 +181,8 @@ def _in_words(answer: dict[str, Any] | LabError, given: str) -> list[str]:
         said = f"{len(answer['objects']):,} objects" if len(answer["objects"]) != 1 else "1 object"
         besides += [f"{found['label']} {found['probability']:.0%}" for found in answer["objects"][:SHOWN_OBJECTS]]
         besides += [f"and {len(answer['objects']) - SHOWN_OBJECTS:,} more"] if len(answer["objects"]) > SHOWN_OBJECTS else []
+        if not answer["objects"]:
+            besides.append(f"nothing is more probable than {answer['threshold']:g} (--set objective.answer_threshold=… shows more)")
     else:
         said = answer["text"] if "text" in answer else ", ".join(f"{value:g}" for value in answer["values"])
     if "follows" in answer:

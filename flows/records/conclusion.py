@@ -59,7 +59,7 @@ def _register(delivery: Delivery) -> None:
     version = registry.register(
         delivery.client,
         home=folder.parent.parent,
-        name=translate.problem(config, said["data"]["name"]),
+        name=translate.problem(config, said["data"]["name"], said["data"]["fingerprint"]),
         model_id=progress.model_id,
         mlflow_run_id=progress.mlflow_run_id,
         score=registry.Score(metric=metric if "/" in metric else f"validation/{metric}", direction=direction, value=float(value)),

@@ -20,6 +20,8 @@ NAME_LENGTH = 250
 PARAMETER_LENGTH = 6000
 TAG_LENGTH = 8000
 DIGEST_LENGTH = 36
+IDENTITY = 8
+"""Of a fingerprint, as many characters tell apart what a person has."""
 CONFIG = "lab.config"
 """The tag in which a run without files of its own keeps its configuration."""
 
@@ -62,9 +64,17 @@ def architecture(config: Mapping[str, Any]) -> str:
     return _stem(config, "model")
 
 
-def problem(config: Mapping[str, Any], data: str) -> str:
-    """What a run is about, and so the name of its registered model: `{data}-{objective}` (`mnist-classification`)."""
-    return f"{data}-{_stem(config, 'objective')}"
+def problem(config: Mapping[str, Any], data: str, fingerprint: str) -> str:
+    """What a run is about, and so the name of its registered model: `{data}-{objective}` (`mnist-classification`).
+
+    A user's own data have the beginning of their fingerprint in it (`voc-3f9a1c20-multibox`): models of different data do not compete.
+    """
+    return "-".join((data, *([fingerprint[:IDENTITY]] if is_own(config.get("data")) else []), _stem(config, "objective")))
+
+
+def is_own(data: Any) -> bool:
+    """Whether a `data` section, or one inside of it, is about files of the user's."""
+    return isinstance(data, Mapping) and ("path" in data or any(is_own(each) for each in data.values()))
 
 
 def _stem(config: Mapping[str, Any], group: str) -> str:

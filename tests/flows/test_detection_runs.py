@@ -11,12 +11,15 @@ from PIL import Image
 from components.data.prepared import prepare
 from components.data.scenes import Scenes
 from components.errors import ConfigError, DataError, RequestError
+from components.objectives.detection import Detection
+from flows.commands.using import _in_words
 from flows.comparison import compare
 from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.parts import build_model, save_model, save_outcomes
 from flows.prediction import predict_each, write_objects
+from flows.records.journal import Journal
 from flows.records.logged_model import example
 from flows.records.serving import _load_pyfunc
 
@@ -99,6 +102,18 @@ def test_every_kind_of_picture_has_an_answer_or_a_clear_error(detector, tmp_path
     assert (np.abs(drawn - pixels_of(folder / "plain.jpg")).max(axis=2) > 0).sum() > 50
 
 
+def test_who_finds_nothing_says_above_which_probability(detector, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    for setting, threshold in (("objective.answer_threshold=0.995", "0.995"), ("objective.score_threshold=0.99", "0.99")):
+        ((given, answer),) = predict_each(detector / "model", [str(tmp_path / "a.png")], [setting])
+        assert _in_words(answer, given) == [
+            "0 objects",
+            f"nothing is more probable than {threshold} (--set objective.answer_threshold=… shows more)",
+        ]
+    ((given, answer),) = predict_each(detector / "model", [str(tmp_path / "a.png")])
+    assert _in_words(answer, given)[1].count("%") == 4
+
+
 def test_a_folder_without_files_is_refused(detector, tmp_path):
     with pytest.raises(RequestError, match="is an empty folder"):
         list(predict_each(detector / "model", [str(tmp_path)]))
@@ -159,6 +174,36 @@ def test_detectors_of_two_kinds_are_compared(tmp_path):
     save_outcomes(folder / "outcomes" / "test", objective.outcomes(model.eval(), elsewhere.splits["test"].batch(torch.arange(3))))
     with pytest.raises(RequestError, match="was tested on other examples of scenes than the first run"):
         compare([folders[0], folder], settings)
+
+
+def own(folder, kind, pictures, names):
+    """A run on pictures of one's own, which is said to have found what is there."""
+    config = validate(compose(["experiment=ssd_bccd", f"data={kind}", f"data.path={folder}", "data.size=[32,32]"]))
+    facts = FACTS | {"input_shape": [3, 32, 32], "classes": len(names), "class_names": names}
+    model, _ = build_model(config, facts)
+    save_model(folder / "model", model.state_dict(), config, SimpleNamespace(name=kind, fingerprint="0" * 64, facts=facts))
+    (folder / "config.json").write_text(json.dumps(config))
+    box = {"boxes": [[[0, 0, 9, 9]]], "labels": [[0]], "scores": [[0.9]], "difficult": [[False]]}
+    truth = {"true_boxes": box["boxes"], "true_labels": box["labels"], "index": torch.tensor([0]), "recall": torch.ones(1)}
+    save_outcomes(folder / "outcomes" / "test", {**box, **truth, "objects": torch.ones(1)})
+    with Journal(folder) as said:
+        said.event("data", name=kind, fingerprint="0" * 64, card={"recipe": {"sources": [pictures]}})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [("mine", ["ant", "bee"]), ("other", ["ant"])],
+    ids=["other classes", "other pictures"],
+)
+def test_what_is_true_of_other_pictures_of_ones_own_is_not_compared(other, names, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.comparison.prepare_data", lambda *_: SimpleNamespace(splits={"test": range(0)}))
+    monkeypatch.setattr(Detection, "examine", lambda *_: {"times": {"features": 1.0}})
+    first = own(tmp_path / "first", "voc", "mine", ["ant"])
+    assert len(compare([first, own(tmp_path / "again", "voc", "mine", ["ant"])], Settings(tmp_path))[0]) == 2
+    second = own(tmp_path / "second", "voc", other, names)
+    with pytest.raises(RequestError, match="was tested on other examples of voc than the first run"):
+        compare([first, second], Settings(tmp_path))
 
 
 @pytest.mark.parametrize(

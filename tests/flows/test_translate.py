@@ -39,7 +39,10 @@ def test_a_configuration_becomes_flat_parameters() -> None:
 
 
 def test_a_registered_model_is_named_by_data_and_objective() -> None:
-    assert translate.problem(CONFIG, "digits") == "digits-classification"
+    assert translate.problem(CONFIG, "digits", "0123456789abcdef") == "digits-classification"
+    for data in ({"path": "mine"}, {"of": {"path": "mine"}, "search": {}}):
+        name = translate.problem({**CONFIG, "data": data}, "voc", "0123456789abcdef")
+        assert name == "voc-01234567-classification", "models of different data of people's own do not compete"
     assert translate.architecture(CONFIG) == "mlp"
 
 

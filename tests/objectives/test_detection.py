@@ -109,7 +109,8 @@ def test_an_answer_is_in_the_given_pictures_pixels():
         "objects": [
             {"label": "ant", "probability": pytest.approx(0.9), "box": [0, 0, 20, 100]},
             {"label": "queen bee", "probability": pytest.approx(0.6), "box": [40, 0, 64, 100]},
-        ]
+        ],
+        "threshold": 0.5,
     }
 
 
