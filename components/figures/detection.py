@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from components.figures import style
+from components.figures.boxes import Label, draw_boxes, finish, row_height, show
 from components.layers.boxes import Detections
 from components.metrics.detection import Found, average_precision_07, judged, precision_recall
 
@@ -25,30 +25,12 @@ MOST_CURVES = 12
 TRUE, RIGHT, WRONG = style.GREEN, style.BLUE, style.VERMILION
 
 
-def draw_boxes(axes: Axes, boxes: Tensor, *, colour: str, texts: Sequence[str] = (), dashed: bool = False, width: float = 1.4) -> None:
-    """Outline boxes (N, 4) in pixels, each with a short text above its left upper corner where there are any."""
-    for place, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        line = "--" if dashed else "-"
-        axes.add_patch(
-            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour, linewidth=width, linestyle=line)
-        )
-        if texts:
-            label = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-            axes.text(left, top, texts[place], fontsize=style.NOTE - 2.5, color=style.PAPER, va="bottom", bbox=label, clip_on=True)
-
-
-def show(axes: Axes, picture: Any) -> None:
-    """A picture (H, W) or (H, W, 3) uint8 without ticks."""
-    pixels = np.asarray(picture)
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if max(pixels.shape[:2]) < 200 else "antialiased")
-    axes.set_axis_off()
-    axes.set(xticks=[], yticks=[])
-
-
 def detections_figure(
     picture: Callable[[int], Any], index: Tensor, pictures: Sequence[Found], class_names: Sequence[str], *, threshold: float
 ) -> Figure:
     """The pictures with the most mistakes and some others: what is there dashed, what was found in blue if right and vermilion if not.
+
+    Of labels that would cover each other the most probable is shown.
 
     Args:
         picture: gives the picture of the example with an index, (H, W) or (H, W, 3) uint8.
@@ -64,7 +46,8 @@ def detections_figure(
     others = [place for place in range(len(pictures)) if place not in worst][: COLUMNS * ROWS - len(worst)]
     chosen = others + worst
     rows = max(-(-len(chosen) // COLUMNS), 1)
-    figure = style.new_figure(1.0 + 2.0 * rows)
+    figure = style.new_figure(1.1 + rows * (0.3 + row_height(picture(int(index[chosen[0]])), COLUMNS)))
+    labels: list[tuple[float, Label]] = []
     for axes, place in zip(figure.subplots(rows, COLUMNS, squeeze=False).flat, [*chosen, *[None] * COLUMNS], strict=False):
         axes.set_axis_off()
         if place is None:
@@ -77,12 +60,9 @@ def detections_figure(
         ]
         for correct, colour in ((True, RIGHT), (False, WRONG)):
             some = (right != 0) == correct
-            draw_boxes(
-                axes,
-                each.boxes[shown][some],
-                colour=colour,
-                texts=[text for text, is_it in zip(texts, some.tolist(), strict=True) if is_it],
-            )
+            said = [text for text, is_it in zip(texts, some.tolist(), strict=True) if is_it]
+            drawn = draw_boxes(axes, each.boxes[shown][some], colour=colour, texts=said)
+            labels += zip(each.scores[shown][some].tolist(), drawn, strict=False)  # nothing is drawn where nothing is said
         note = f"{int((right == 0).sum())} wrong, {missed} missed" if mistakes[place] else "all right"
         axes.set_title(note, fontsize=style.NOTE, color=WRONG if mistakes[place] else style.GREY)
     total = sum(mistake > 0 for mistake in mistakes)
@@ -93,7 +73,7 @@ def detections_figure(
         Line2D([], [], color=WRONG, label="wrong class, place, or twice"),
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=style.TICK)
-    return style.finish(figure)
+    return finish(figure, [label for _, label in sorted(labels, key=lambda pair: -pair[0])])
 
 
 def _verdicts(found: Found, threshold: float) -> tuple[Tensor, Tensor, int]:
@@ -140,14 +120,16 @@ def precision_recall_figure(pictures: Sequence[Found], class_names: Sequence[str
 def suppression_figure(picture: Any, *, before: Detections, after: Detections, class_names: Sequence[str]) -> Figure:
     """One picture's candidates before, and what class-wise non-maximum suppression leaves of them."""
     names = style.short_names(class_names, 11)
-    figure = style.new_figure(4.6)
+    figure = style.new_figure(0.9 + row_height(picture, 2))
+    labels: list[Label] = []
     for axes, found, title in zip(figure.subplots(1, 2), (before, after), ("before", "after"), strict=True):
         show(axes, picture)
         texts = [f"{names[label]} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
-        draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=0.9 if title == "before" else 1.6)
+        width = 0.9 if title == "before" else 1.6
+        labels += draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=width)
         axes.set_title(f"{title}: {len(found):,} boxes", fontsize=style.LABEL, color=style.INK)
     style.headline(figure, f"Non-maximum suppression leaves {len(after):,} of {len(before):,} boxes")
-    return style.finish(figure)
+    return finish(figure, labels)
 
 
 def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[str, float]) -> Figure:
@@ -255,6 +237,7 @@ def annotated(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Ima
         left, top, right, bottom = each["box"]
         canvas.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=thick)
         text = f"{each['label']} {each['probability']:.2f}"
+        left = max(min(left, picture.width - canvas.textlength(text, font=letters)), 0)
         begin = canvas.textbbox((left, top), text, font=letters, anchor="lb")
         place = (left, top) if begin[1] >= 0 else (left, begin[3] - begin[1] + top)
         canvas.rectangle(canvas.textbbox(place, text, font=letters, anchor="lb"), fill=colour)
