@@ -7,7 +7,9 @@ Anything else that escapes is a defect of ours and keeps its traceback.
     ├── RequestError        what was asked for is wrong; nothing was started (exit code 2)
     │   └── ConfigError     a configuration key, value or choice is wrong
     └── RunError            the run itself failed (exit code 1)
-        ├── DataError       data cannot be had, or is not what it should be
+        ├── DataError       data are not what they should be
+        │   ├── SourceError    data cannot be had, or not be kept
+        │   └── OwnDataError   the user's own data: a wrong request, too (exit code 2)
         ├── CheckpointError a checkpoint cannot be used
         ├── NotFiniteError  the loss stopped being a number
         ├── Pruned          a search stopped it as hopeless
@@ -39,7 +41,15 @@ class RunError(LabError):
 
 
 class DataError(RunError):
-    """Data cannot be had, or is not what it should be."""
+    """Data are not what they should be."""
+
+
+class SourceError(DataError):
+    """Data cannot be had, or not be kept: nobody answers, something else was sent, the disk is full."""
+
+
+class OwnDataError(RequestError, DataError):
+    """The user's own data are not what they should be: whoever brought them can mend them, so the request was wrong."""
 
 
 class CheckpointError(RunError):

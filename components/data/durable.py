@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import DataError
+from components.errors import SourceError
 
 PREFIX = ".partial-"
 LOCK = ".lock"
@@ -34,7 +34,7 @@ def scratch(root: Path) -> Iterator[Path]:
     """A fresh folder in `root` (made if missing), removed at the end; first removes those whose owner died.
 
     Raises:
-        DataError: the disk is full, or `root` cannot be written to.
+        SourceError: the disk is full, or `root` cannot be written to.
     """
     with _disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -81,9 +81,9 @@ def _disk_errors(root: Path, *, only_full: bool = False) -> Iterator[None]:
         yield
     except Exception as error:
         if is_full(error):
-            raise DataError(f"no space left for {root}: free some, or choose another place; nothing half-written was kept") from error
+            raise SourceError(f"no space left for {root}: free some, or choose another place; nothing half-written was kept") from error
         if isinstance(error, OSError) and not only_full:
-            raise DataError(f"cannot write to {root}: {error.strerror or error}") from error
+            raise SourceError(f"cannot write to {root}: {error.strerror or error}") from error
         raise
 
 

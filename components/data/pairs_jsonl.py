@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt, Lt, MinLen
 
+from components.data.faults import FaultList
 from components.data.jsonl import read_rows
 from components.data.parallel_text import ParallelText
 from components.data.users_file import UsersFile
-from components.errors import DataError
 from components.protocols import Fetch
 
 
@@ -41,14 +41,15 @@ class PairsJsonl(ParallelText, UsersFile):
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
-        """Write the prepared file; the data card. DataError where a line is no pair."""
+        """Write the prepared file; the data card. DataError names the lines that are no pairs."""
         path = Path(self.path).expanduser()
-        pairs = []
-        for number, row in read_rows(path, (self.source, self.target)):
+        pairs, faults = [], FaultList(path)
+        for number, row in read_rows(path, (self.source, self.target), faults):
             pair = " ".join(row[self.source].split()), " ".join(row[self.target].split())
             if not all(pair):
-                raise DataError(f"{path}: line {number}: {(self.target if pair[0] else self.source)!r} is empty")
+                faults.add(f"line {number}: {(self.target if pair[0] else self.source)!r} is empty")
             pairs.append(pair)
+        faults.check()
         sizes = [max(round(share * len(pairs)), 1) for share in (self.validation, self.test)]
         divided = self.divide(pairs, validation=sizes[0], test=sizes[1])
         return {"source": path.name, "licence": "the user's own", **self.write(into, divided)}

@@ -9,15 +9,15 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from components.data.durable import publish, scratch, sha256_of
-from components.errors import DataError
+from components.errors import DataError, OwnDataError, SourceError
 from components.protocols import DataSet, Fetch, Split
 
 CARD = "card.json"
@@ -59,9 +59,12 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
         progress: told in one line when work begins and when it is done; silent when nothing had to be done.
 
     Raises:
-        DataError: a source cannot be had or is not what it should be, or the disk is full. Nothing half-written is left.
+        SourceError: a source cannot be had, or the disk is full. Nothing half-written is left.
+        DataError: a source is not what it should be.
+        OwnDataError: the user's own files are not what they should be.
     """
-    recipe = dataset.recipe()
+    with _judged(dataset):
+        recipe = dataset.recipe()
     mark = fingerprint(recipe)
     folder = root / dataset.name / mark
     if _fault(folder, mark) is None:
@@ -72,7 +75,8 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
     with scratch(folder.parent) as work:
         content = work / "content"
         content.mkdir()
-        card = dataset.prepare(fetch, content)
+        with _judged(dataset):
+            card = dataset.prepare(fetch, content)
         files = sorted(path for path in content.rglob("*") if path.is_file())
         names = [path.relative_to(content).as_posix() for path in files]
         card |= {
@@ -96,6 +100,22 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
         shutil.rmtree(work / "damaged", ignore_errors=True)
     tell(f"prepared {dataset.name} in {card['seconds']:.1f} s")
     return _open(dataset, folder, mark)
+
+
+def is_users_own(dataset: DataSet) -> bool:
+    """Whether the data are files of the user's own, which the data set, or the one that it is made of, finds at a `path`."""
+    return any(hasattr(each, "path") for each in (dataset, getattr(dataset, "of", None)))
+
+
+@contextmanager
+def _judged(dataset: DataSet) -> Iterator[None]:
+    """What is wrong in files of the user's own is a wrong request, and no failure of ours."""
+    try:
+        yield
+    except DataError as error:
+        if isinstance(error, SourceError) or not is_users_own(dataset):
+            raise
+        raise OwnDataError(str(error)) from error
 
 
 def open_prepared(dataset: DataSet, root: Path, fingerprint: str, *, verify: bool = False) -> Prepared:

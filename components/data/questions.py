@@ -14,6 +14,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from safetensors.torch import load_file, save_file
 
+from components.data.faults import FaultList
 from components.data.jsonl import read_rows
 from components.data.labelled_text import counted
 from components.data.question_split import Question, QuestionSplit, tensors_of
@@ -175,7 +176,7 @@ def squad(text: str, file: str, *, group: Literal["article", "paragraph"] = "art
         group: what is never divided between two splits.
 
     Raises:
-        DataError: something is not where the format has it, or an answer does not stand where it is said to; says in which question.
+        DataError: something is not where the format has it, or an answer does not stand where it is said to; says in which questions.
     """
     try:
         articles = json.loads(text)["data"]
@@ -185,22 +186,29 @@ def squad(text: str, file: str, *, group: Literal["article", "paragraph"] = "art
         raise DataError(f"{file} is not JSON: {error}") from error
     except (KeyError, TypeError, IndexError) as error:
         raise DataError(f'{file} is not in SQuAD\'s format: it has no "data" at its top') from error
-    found = list(_of_articles(articles, file, group))
+    faults, found = FaultList(file), []
+    with faults.of():
+        for a, article in enumerate(_list(articles, "data"), start=1):
+            with faults.of():
+                for p, paragraph in enumerate(_list(_get(article, "paragraphs", f"article {a}"), f"article {a}"), start=1):
+                    name = f"{article.get('title', a)}" if group == "article" else f"{a}.{p}"
+                    found += _of_paragraph(paragraph, f"article {a}, paragraph {p}", name, faults)
+    faults.check()
     if not found:
         raise DataError(f"{file} has no question")
     return found
 
 
-def _of_articles(articles: Any, file: str, group: str) -> Iterator[Question]:
-    for a, article in enumerate(_list(articles, f"{file}: data"), start=1):
-        for p, paragraph in enumerate(_list(_get(article, "paragraphs", f"{file}: article {a}"), f"{file}: article {a}"), start=1):
-            place = f"{file}: article {a}, paragraph {p}"
-            context = _text(paragraph, "context", place)
-            for q, one in enumerate(_list(_get(paragraph, "qas", place), place), start=1):
-                at = f"{place}, question {q}"
+def _of_paragraph(paragraph: Any, place: str, name: str, faults: FaultList) -> list[Question]:
+    found = []
+    with faults.of():
+        context = _text(paragraph, "context", place)
+        for q, one in enumerate(_list(_get(paragraph, "qas", place), place), start=1):
+            at = f"{place}, question {q}"
+            with faults.of():
                 answers = [] if _dict(one, at).get("is_impossible") else _answers(one, context, at)
-                name = f"{article.get('title', a)}" if group == "article" else f"{a}.{p}"
-                yield Question(str(one.get("id", at)), _text(one, "question", at), context, answers, name, at)
+                found.append(Question(str(one.get("id", at)), _text(one, "question", at), context, answers, name, at))
+    return found
 
 
 def _answers(one: Mapping[str, Any], context: str, place: str) -> list[tuple[int, str]]:
@@ -280,7 +288,7 @@ class SquadJson(Questions, UsersFile):
     name: ClassVar[str] = "squad_json"
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
-        """Write the prepared file; the data card. DataError says which question is wrong."""
+        """Write the prepared file; the data card. DataError says which questions are wrong."""
         path = Path(self.path).expanduser()
         questions = squad(read_text(path), str(path), group=self.group)
         return {"source": path.name, "licence": "the user's own", **self.write(into, questions, fetch)}
@@ -304,17 +312,20 @@ class QuestionsJsonl(Questions, UsersFile):
     name: ClassVar[str] = "questions_jsonl"
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
-        """Write the prepared file; the data card. DataError names the first wrong line."""
+        """Write the prepared file; the data card. DataError names the wrong lines."""
         path = Path(self.path).expanduser()
-        return {"source": path.name, "licence": "the user's own", **self.write(into, list(self._questions(path)), fetch)}
+        faults = FaultList(path)
+        questions = list(self._questions(path, faults))
+        faults.check()
+        return {"source": path.name, "licence": "the user's own", **self.write(into, questions, fetch)}
 
-    def _questions(self, path: Path) -> Iterator[Question]:
-        for number, row in read_rows(path, (self.question, self.context, self.answer)):
+    def _questions(self, path: Path, faults: FaultList) -> Iterator[Question]:
+        for number, row in read_rows(path, (self.question, self.context, self.answer), faults):
             question, context, answer = row[self.question], row[self.context], row[self.answer]
-            place = f"{path}: line {number}"
+            place, begin = f"line {number}", context.find(answer)
             if not question or not context:
-                raise DataError(f"{place}: the question or the context is empty")
-            begin = context.find(answer)
-            if answer and begin < 0:
-                raise DataError(f"{place}: the answer {answer[:60]!r} does not stand in its context")
-            yield Question(str(number), question, context, [(begin, answer)] if answer else [], context, place)
+                faults.add(f"{place}: the question or the context is empty")
+            elif answer and begin < 0:
+                faults.add(f"{place}: the answer {answer[:60]!r} does not stand in its context")
+            else:
+                yield Question(str(number), question, context, [(begin, answer)] if answer else [], context, place)

@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Lt
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
+from components.data.faults import FaultList
 from components.data.jsonl import read_rows
 from components.data.labelled_text import counted, tf_idf_answers
 from components.data.ragged import Ragged
@@ -58,7 +59,7 @@ class Sentence(NamedTuple):
     text: str
     relation: str
     place: str
-    """Where it comes from, for messages: `FILE: line 3`."""
+    """Where in its file it is, for messages: `line 3`."""
 
 
 class RelationSplit:
@@ -136,8 +137,14 @@ class Relations(TokenSettings):
             "index": torch.zeros(1, dtype=torch.int64),
         }
 
-    def write(self, into: Path, sentences: Sequence[Sentence], fetch: Fetch) -> dict[str, Any]:
-        """Write the prepared file; returns the part of the data card that follows from it. DataError names the first wrong sentence."""
+    def write(self, into: Path, sentences: Sequence[Sentence], fetch: Fetch, faults: FaultList) -> dict[str, Any]:
+        """Write the prepared file; returns the part of the data card that follows from it.
+
+        Raises:
+            DataError: names what is wrong: the `faults` that reading the file has found, sentences with wrong marks or too much between
+                them; or the relations are too few.
+        """
+        faults.check()
         often = Counter(sentence.relation for sentence in sentences)
         names = sorted(often)
         if len(names) < 2:
@@ -147,18 +154,21 @@ class Relations(TokenSettings):
         targets = torch.tensor([names.index(sentence.relation) for sentence in sentences])
         rows = self._divided(targets)
         parts = {name: [sentences[row] for row in of.tolist()] for name, of in rows.items()}
-        for sentence in sentences:
-            _told(sentence, _cut_at_marks)
         plain = [_MARKED.sub(" ", sentence.text) for sentence in parts["train"]]
         vocabulary = self.vocabulary(plain, fetch, specials=(*BERTS_SPECIALS, *TOKENS))
+        _numbers(vocabulary)
+        read = []
+        for sentence in sentences:
+            with faults.of(sentence.place):
+                read.append(encoded(sentence.text, vocabulary, self.longest))
+        faults.check()
         baseline = tf_idf_answers({name: [one.text for one in of] for name, of in parts.items()}, targets[rows["train"]])
         tensors: dict[str, Tensor] = {}
         counts: dict[str, Any] = {}
         for name, of in rows.items():
-            read = [_told(sentence, lambda text: encoded(text, vocabulary, self.longest)) for sentence in parts[name]]
-            tokens, own = Ragged.of([ids for ids, _ in read]), targets[of]
+            tokens, own = Ragged.of([read[row][0] for row in of.tolist()]), targets[of]
             tensors |= tokens.tensors(f"{name}.tokens") | Ragged.of_texts([one.text for one in parts[name]]).tensors(f"{name}.texts")
-            tensors |= {f"{name}.places": torch.tensor([places for _, places in read]), f"{name}.targets": own}
+            tensors |= {f"{name}.places": torch.tensor([read[row][1] for row in of.tolist()]), f"{name}.targets": own}
             tensors[f"{name}.baseline"] = baseline[name]
             counts[name] = {
                 "examples": len(of),
@@ -247,14 +257,6 @@ def _cut_at_marks(text: str) -> list[str]:
     return parts
 
 
-def _told(sentence: Sentence, read: Any) -> Any:
-    """`read` of the sentence's text; its errors say where the sentence is."""
-    try:
-        return read(sentence.text)
-    except DataError as error:
-        raise DataError(f"{sentence.place}: {error}") from error
-
-
 @dataclass(frozen=True, kw_only=True)
 class SemevalRelations(Relations):
     """8,000 sentences with 9 relations in both directions, or another one (Hendrickx et al. 2010, SemEval task 8, its training file).
@@ -274,7 +276,7 @@ class SemevalRelations(Relations):
             "source": "TRAIN_FILE.TXT of SemEval-2010 task 8",
             "upstream": "https://semeval2.fbk.eu/semeval2.php?location=tasks#T11",
             "licence": "CC BY 3.0",
-            **self.write(into, semeval(read_text(fetch(SEMEVAL)), SEMEVAL.name), fetch),
+            **self.write(into, semeval(read_text(fetch(SEMEVAL)), SEMEVAL.name), fetch, FaultList(SEMEVAL.name)),
         }
 
 
@@ -297,7 +299,7 @@ def semeval(text: str, file: str) -> list[Sentence]:
         relation = lines[at + 1] if at + 1 < len(lines) else ""
         if not re.fullmatch(r"[\w-]+(\(e[12],e[12]\))?", relation):
             raise DataError(f"{file}: line {at + 2} is no relation, such as Cause-Effect(e1,e2) or Other")
-        found.append(Sentence(quoted[1:-1], relation, f"{file}: line {at + 1}"))
+        found.append(Sentence(quoted[1:-1], relation, f"line {at + 1}"))
         at += 2
         while at < len(lines) and lines[at]:
             at += 1
@@ -320,8 +322,13 @@ class RelationsJsonl(Relations, UsersFile):
     name: ClassVar[str] = "relations_jsonl"
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
-        """Write the prepared file; the data card. DataError names the first wrong line."""
+        """Write the prepared file; the data card. DataError names the wrong lines."""
         path = Path(self.path).expanduser()
-        rows = read_rows(path, (self.text, self.relation))
-        sentences = [Sentence(row[self.text], row[self.relation], f"{path}: line {number}") for number, row in rows]
-        return {"source": path.name, "licence": "the user's own", **self.write(into, sentences, fetch)}
+        sentences, faults = [], FaultList(path)
+        for number, row in read_rows(path, (self.text, self.relation), faults):
+            with faults.of(f"line {number}"):
+                _cut_at_marks(row[self.text])
+                if not row[self.relation]:
+                    raise DataError(f"{self.relation!r} is empty")
+            sentences.append(Sentence(row[self.text], row[self.relation], f"line {number}"))
+        return {"source": path.name, "licence": "the user's own", **self.write(into, sentences, fetch, faults)}

@@ -23,7 +23,7 @@ from typing import IO
 
 from components.data.durable import is_full, publish, scratch, sha256_of
 from components.data.packages import Package, download, open_member
-from components.errors import DataError
+from components.errors import DataError, SourceError
 
 Opener = Callable[[], AbstractContextManager[tuple[IO[bytes], int | None]]]
 """Opens one place: a stream of bytes, and how many there will be where that is known."""
@@ -81,7 +81,7 @@ class Sources:
         """Local path of the verified file.
 
         Raises:
-            DataError: it cannot be had; one line with every place that was tried and why each failed. Or the disk is full.
+            SourceError: it cannot be had; one line with every place that was tried and why each failed. Or the disk is full.
         """
         kept = self.downloads / f"{source.sha256[:16]}-{source.name}"
         failures = []
@@ -101,7 +101,7 @@ class Sources:
                 else:
                     publish(folder / "content", kept)
                     return kept
-        raise DataError(f"cannot get {source.name}: {'; '.join(failures) or 'no mirror was given and it has no other place'}")
+        raise SourceError(f"cannot get {source.name}: {'; '.join(failures) or 'no mirror was given and it has no other place'}")
 
     def _places(self, source: Source, folder: Path) -> Iterator[tuple[str, Opener]]:
         if self.mirror and source.mirror is not None:

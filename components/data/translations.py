@@ -13,12 +13,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from babel.core import UnknownLocaleError
 from babel.dates import format_date
 
+from components.data.faults import FaultList
 from components.data.packages import Package
 from components.data.parallel_text import Pair, ParallelText
 from components.data.sources import Source
 from components.data.users_file import UsersFile
 from components.data.written import read_text
-from components.errors import DataError
 from components.protocols import Fetch
 
 # ---------------------------------------------------------------------------------------------------------------- Multi30k
@@ -285,7 +285,7 @@ class ParallelTsv(ParallelText, UsersFile):
             raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the file is here already
-        """Write the prepared file; the data card. DataError where a line is no pair."""
+        """Write the prepared file; the data card. DataError names the lines that are no pairs."""
         path = Path(self.path).expanduser()
         pairs = tab_separated(read_text(path).splitlines(), path)
         sizes = [max(round(share * len(pairs)), 1) for share in (self.validation, self.test)]
@@ -297,14 +297,16 @@ def tab_separated(lines: Sequence[str], path: Path) -> list[Pair]:
     """The pairs of a file's lines; empty lines are passed over.
 
     Raises:
-        DataError: a line is no pair.
+        DataError: lines are no pairs.
     """
-    pairs = []
+    pairs, faults = [], FaultList(path)
     for number, line in enumerate(lines, start=1):
         parts = [part.strip() for part in line.split("\t")]
         if not line.strip():
             continue
         if len(parts) != 2 or not all(parts):
-            raise DataError(f"{path}: line {number} is not source, tab, target ({len(parts)} columns)")
-        pairs.append((parts[0], parts[1]))
+            faults.add(f"line {number} is not source, tab, target ({len(parts)} columns)")
+        else:
+            pairs.append((parts[0], parts[1]))
+    faults.check()
     return pairs

@@ -55,23 +55,29 @@ def read_text(path: Path) -> str:
     """A UTF-8 file's text, with line ends as \\n.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: it cannot be read, is not UTF-8, or is empty.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start:,} is not)") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    return text
 
 
 def sha256_of_users(path: str, key: str = "data.path") -> str:
     """SHA-256 of a user's own source file, which the configuration names at `key`.
 
     Raises:
-        RequestError: there is no such file.
+        RequestError: there is no such file, or it cannot be read.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise RequestError(f"{key}: there is no file {file}")
-    return sha256_of(file)
+    try:
+        return sha256_of(file)
+    except OSError as error:
+        raise RequestError(f"{key}: {file} cannot be read: {error.strerror or error}") from error

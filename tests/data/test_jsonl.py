@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from components.data.faults import FaultList
 from components.data.jsonl import read_rows
 from components.data.prepared import prepare
 from components.data.text_csv import TextJsonl
-from components.errors import DataError
+from components.errors import DataError, OwnDataError
 
 
 def test_rows_come_with_their_lines(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": " one ", "b": 2}\n\n{"b": "drei", "a": "1", "c": null}\n')
-    assert list(read_rows(path, ("a", "b"))) == [(1, {"a": "one", "b": "2"}), (3, {"a": "1", "b": "drei"})]
+    faults = FaultList(path)
+    assert list(read_rows(path, ("a", "b"), faults)) == [(1, {"a": "one", "b": "2"}), (3, {"a": "1", "b": "drei"})]
 
 
 @pytest.mark.parametrize(
@@ -26,13 +28,27 @@ def test_rows_come_with_their_lines(tmp_path: Path):
         ('{"a": null, "b": "y"}', r"line 1: 'a' is neither a text nor a whole number"),
         ('{"a": true, "b": "y"}', r"line 1: 'a' is neither"),
         ("[" * 100_000, r"line 1 is not JSON"),
-        ("\n \n", r"has no line"),
+        ("\n \n", r"rows\.jsonl is empty"),
+        ('{"a": 1}\n{"a": "x", "b": "y"}\n[]\n', r"rows\.jsonl: 2 faults: line 1 has no 'b' .*; line 3 is not a JSON object.*$"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, content: str, message: str):
     (tmp_path / "rows.jsonl").write_text(content)
     with pytest.raises(DataError, match=message):
-        list(read_rows(tmp_path / "rows.jsonl", ("a", "b")))
+        faults = FaultList(tmp_path / "rows.jsonl")
+        list(read_rows(tmp_path / "rows.jsonl", ("a", "b"), faults))
+        faults.check()
+
+
+def test_twenty_faults_are_spelt_out_and_all_are_counted(tmp_path: Path):
+    (tmp_path / "texts.jsonl").write_text('{"text": "x"}\n' * 23)
+    with pytest.raises(OwnDataError) as caught:
+        prepare(TextJsonl(path=str(tmp_path / "texts.jsonl")), tmp_path / "data", lambda _: tmp_path)
+    assert caught.value.exit_code == 2
+    first, *others = str(caught.value).split("; ")
+    assert first.endswith("texts.jsonl: 23 faults: line 1 has no 'label' (it has: text)")
+    assert [fault.split()[1] for fault in others[:-1]] == [str(line) for line in range(2, 21)]
+    assert others[-1] == "and 3 more"
 
 
 def test_labelled_lines_become_splits(tmp_path: Path):

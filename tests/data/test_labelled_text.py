@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from components.data.batches import Batches
+from components.data.faults import FaultList
 from components.data.movie_reviews import ARCHIVE, MEMBER, MovieReviews
 from components.data.prepared import Prepared, prepare
 from components.data.text_csv import TextCsv
@@ -86,12 +87,14 @@ def test_the_recipe_is_about_content_and_not_about_the_place(tmp_path: Path):
         ("texts,label\na,b\n", "did you mean 'texts'"),
         ("text,label\nalone\n", "line 2 has fewer columns than the header"),
         ("text,label\n" + "a,same\n" * 9, "has 1 different labels; 2 to 1000 are needed"),
-        ("text,label\n" + "a,x\n" * 9 + "b,y\n", "the label 'y' has 1 examples; each needs 3"),
+        ("text,label\n" + "a,x\n" * 9 + "b,y\n", "the label 'y' has 1 examples, and each needs 3"),
         ('text,label\n"a,x\n', "after line 1: unexpected end of data"),
-        ("", "no column 'text'"),
-        ("text,label\na,x\n\nwell, not good,y\n", r"line 4 has more columns than the header; a text with ',' in it has to be in quotes"),
+        ("text,label\n" + "a,x\n" * 9 + "b,y\nc,z\n", r"2 faults: the label 'y' has 1 examples, .*; the label 'z' has 1 examples"),
+        ("", r"t\.csv is empty"),
+        ("text,label\na,x\n\nwell, not good,y\n", r"line 4 has more columns than the header \(a text with ',' in it has to be in quotes\)"),
         ('text,label\n"two\nlines",x\n"three\nmore, lines",y,z\n', "line 4 has more columns than the header"),
         ("id,text,label,note\na film,x,none\n", "line 2 has fewer columns than the header"),
+        ('text,label\na\nb,x\nc,x,y\n"d', r"3 faults: line 2 has fewer .*; line 4 has more .*; after line 4: unexpected end of data$"),
         ("text,label,text\na,x,b\n", "the header has 'text' twice"),
         ("label,text,label,label\nx,a,y,z\n", "the header has 'label' 3 times"),
     ],
@@ -104,7 +107,9 @@ def test_a_wrong_table_is_one_clear_line(tmp_path: Path, content: str, message: 
 
 def test_columns_that_are_not_read_may_have_any_name(tmp_path: Path):
     (tmp_path / "t.csv").write_text("id,text,,label,id,\n1,a film,,x,2,\n3,the film,,y,4,\n")
-    assert list(TextCsv(path="t.csv")._rows(tmp_path / "t.csv")) == [("a film", "x"), ("the film", "y")]
+    faults = FaultList("t.csv")
+    assert list(TextCsv(path="t.csv")._rows(tmp_path / "t.csv", faults)) == [("a film", "x"), ("the film", "y")]
+    assert not faults.found
 
 
 def test_a_cell_may_be_longer_than_csvs_own_limit(tmp_path: Path):

@@ -37,7 +37,7 @@ def test_what_is_no_pair_is_one_line(tmp_path: Path):
     path = written(tmp_path / "mine.jsonl", rows)
     with pytest.raises(DataError, match=r"mine.jsonl: line 2: 'summary' is empty$"):
         prepare(PairsJsonl(path=path), tmp_path / "data", nothing)
-    with pytest.raises(DataError, match=r"line 1 has no 'head'"):
+    with pytest.raises(DataError, match=r"mine.jsonl: 2 faults: line 1 has no 'head' .*; line 2 has no 'head'"):
         prepare(PairsJsonl(path=path, target="head"), tmp_path / "data", nothing)
     with pytest.raises(ValueError, match="source and target are both 'x'"):
         PairsJsonl(path=path, source="x", target="x")

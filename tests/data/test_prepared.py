@@ -16,7 +16,7 @@ import pytest
 from torch import Tensor
 
 from components.data.prepared import CARD, fingerprint, open_prepared, prepare
-from components.errors import DataError
+from components.errors import DataError, SourceError
 from components.protocols import Batch, DataSet, Fetch
 
 
@@ -121,6 +121,21 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, fetch: Fetch) ->
     with pytest.raises(DataError, match="no space left"):
         prepare(Letters(fails=OSError(28, "No space left on device")), tmp_path / "data", fetch)
     assert list((tmp_path / "data" / "letters").iterdir()) == []
+
+
+def test_only_what_is_wrong_with_a_users_own_files_is_a_wrong_request(tmp_path: Path, fetch: Fetch) -> None:
+    for error, own, code in (
+        (DataError("line 3 is wrong"), True, 2),
+        (DataError("line 3 is wrong"), False, 1),
+        (SourceError("nobody answers"), True, 1),
+        (OSError(28, "No space left on device"), True, 1),
+    ):
+        dataset = Letters(fails=error)
+        if own:
+            dataset.path = "mine.txt"  # type: ignore[attr-defined]
+        with pytest.raises(DataError) as caught:
+            prepare(dataset, tmp_path / "data", fetch)
+        assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize("damage", ["shorter", "missing", "no card", "card of nothing", "card of another"])

@@ -12,7 +12,7 @@ from components.data.prepared import Prepared, prepare
 from components.data.question_split import Question, QuestionSplit, tensors_of
 from components.data.questions import QuestionsJsonl, SquadJson, Xquad, asked, squad, xquad
 from components.data.tokens import BERTS_SPECIALS, TokenSettings, Vocabulary
-from components.errors import DataError
+from components.errors import DataError, OwnDataError
 
 CONTEXT = "Nikola Tesla, born 1856 in Smiljan, moved to New York."
 
@@ -129,12 +129,23 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place():
     ):
         with pytest.raises(DataError, match=message):
             squad(broken(change), "f.json")
+    for place in (0, 2):
+        good["data"][place]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 3
+    with pytest.raises(DataError, match=r"f\.json: 2 faults: article 1, paragraph 1, question 1: .*; article 3, paragraph 1, question 1: "):
+        squad(json.dumps(good), "f.json")
+    good = squad_file(3)
     for content, message in (("{", "not JSON"), ("[]", 'no "data"'), ('{"data": []}', "has no question")):
         with pytest.raises(DataError, match=message):
             squad(content, "f.json")
     good["data"][0]["paragraphs"][0]["qas"][0]["is_impossible"] = True
     assert squad(json.dumps(good), "f.json")[0].answers == []
     assert len({one.group for one in squad(json.dumps(good), "f.json", group="paragraph")}) == 3
+
+
+def test_an_empty_file(tmp_path: Path):
+    (tmp_path / "own.json").write_text(" \n")
+    with pytest.raises(OwnDataError, match=r"own\.json is empty$"):
+        prepare(SquadJson(path=str(tmp_path / "own.json"), tokens="word"), tmp_path / "data", lambda _: tmp_path)
 
 
 def test_too_few_articles(tmp_path: Path):

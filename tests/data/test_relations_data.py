@@ -27,7 +27,7 @@ def test_the_tasks_format():
     found = semeval(task_file(2).replace("\r\n", "\n"), "f.txt")
     assert [one.relation for one in found] == NAMES[:2]
     assert found[1].text == "The <e1>thing1</e1> is caused by the <e2>other1</e2> today."
-    assert found[1].place == "f.txt: line 5"
+    assert found[1].place == "line 5"
     with pytest.raises(DataError, match=r"f\.txt: line 3 is no number, tab and sentence"):
         semeval('\n\n1 "a"\nOther\n', "f.txt")
     with pytest.raises(DataError, match=r"f\.txt: line 2 is no relation"):
@@ -106,5 +106,15 @@ def test_own_lines_and_a_rare_relation_that_only_trains(tmp_path: Path):
     path.write_text("\n".join(json.dumps(row) for row in rows))
     with pytest.raises(DataError, match=r"own\.jsonl: line 3: mark two things"):
         data.prepare(lambda _: tmp_path, tmp_path)
+    rows[0] = {"sentence": sentence(0)}
+    rows[4]["kind"] = ""
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    wanted = r"own\.jsonl: 3 faults: line 1 has no 'kind' .*; line 3: mark two things .*; line 5: 'kind' is empty$"
+    with pytest.raises(DataError, match=wanted):
+        data.prepare(lambda _: tmp_path, tmp_path)
+    apart = f"The <e1>thing</e1> {'is ' * 30} near the <e2>other</e2>."
+    path.write_text("\n".join(json.dumps({"sentence": sentence(row) if row % 7 else apart, "kind": NAMES[row % 3]}) for row in range(30)))
+    with pytest.raises(DataError, match=r"5 faults: line 1: from the first mark .*; line 8: .*; line 15: .*; line 22: .*; line 29: "):
+        RelationsJsonl(path=str(path), text="sentence", relation="kind", tokens="word", longest=20).prepare(lambda _: tmp_path, tmp_path)
     with pytest.raises(DataError, match=r"line 1 has no 'text' \(it has: sentence, kind\)"):
         RelationsJsonl(path=str(path)).prepare(lambda _: tmp_path, tmp_path)

@@ -105,8 +105,10 @@ def test_a_users_table(tmp_path: Path):
     found = prepare(ParallelTsv(path=str(table), tokens="word"), tmp_path / "data", nothing)
     sources = [split.text(place) for split in found.splits.values() for place in range(len(split))]
     assert sorted(sources) == sorted({f"wort {row}" for row in range(50)})  # the repeated source counts once
-    table.write_text("eins\tone\nzwei two\n")
-    with pytest.raises(DataError, match=r"pairs\.tsv: line 2 is not source, tab, target \(1 columns\)"):
+    table.write_text("eins\tone\nzwei two\ndrei\tthree\tand\n")
+    with pytest.raises(
+        DataError, match=r"pairs\.tsv: 2 faults: line 2 is not source, tab, target \(1 columns\); line 3 .* \(3 columns"
+    ):
         prepare(ParallelTsv(path=str(table)), tmp_path / "data", nothing)
     table.write_text("eins\tone\nzwei\ttwo\n")
     with pytest.raises(DataError, match="2 different pairs are too few"):
