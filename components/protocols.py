@@ -66,7 +66,10 @@ class DataSet(Protocol):
         """The splits (`train`, `validation`, `test`) of a prepared folder."""
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
-        """Something new that a person gives (a file's path, or text) as a batch of one without targets, read by the data's `facts`."""
+        """Something new that a person gives (a file's path, or text) as a batch of one without targets, read by the data's `facts`.
+
+        `truncated` (tokens there are, tokens read) is in the batch where not all of it is read.
+        """
 
 
 class Fetch(Protocol):

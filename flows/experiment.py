@@ -206,14 +206,18 @@ def assemble(
     if config.get("pretrained") or not all(parameter.requires_grad for parameter in model.parameters()):
         from flows.pretrained import load_pretrained
 
-        begun = load_pretrained(model, config, prepared.facts, settings, tell=tell)
-        _check_same_weights(said, begun)
+        earlier = next((line["facts"] for line in said if line["event"] == "pretrained"), None)
+        begun = load_pretrained(model, config, prepared.facts, settings, tell=tell, begun=earlier)
+        if earlier is not None and earlier["weights_sha256"] != begun["weights_sha256"]:
+            raise RunError(f"{begun['address']} leads to other weights since this run began: it cannot be resumed exactly; start a new one")
         journal.event("pretrained", **begun)
     journal.event("model", device=str(device), parameters=sum(p.numel() for p in model.parameters()), text=str(model))
     splits = dict(prepared.splits)
     if below_head_is_frozen(model, trainer.frozen) and not any(getattr(split, "augments", False) for split in splits.values()):
-        for name in [name for name in ("train", "validation") if name in splits]:
-            tell(f"nothing below the head learns: computing it once for the {len(splits[name])} examples of {name}, or reading it")
+        once = [name for name in ("train", "validation") if name in splits]
+        examples = " and ".join(f"{len(splits[name]):,} of {name}" for name in once)
+        tell(f"nothing below the head learns: computing it once for all examples ({examples}), or reading it")
+        for name in once:
             of = f"{prepared.fingerprint} {name}"
             splits[name] = compute_once(model, splits[name], of=of, folder=settings.home / "features", device=device)
     validation = splits.get("validation")
@@ -361,12 +365,6 @@ def _draw(config: Mapping[str, Any], folder: Path, prepared: Prepared, journal: 
 
 def _steps_per_epoch(prepared: Prepared, trainer: Trainer) -> int:
     return math.ceil(math.ceil(len(prepared.splits["train"]) / trainer.batch_size) / trainer.accumulate)
-
-
-def _check_same_weights(said: Sequence[Mapping[str, Any]], begun: Mapping[str, Any]) -> None:
-    for line in said:
-        if line["event"] == "pretrained" and line["facts"]["weights_sha256"] != begun["weights_sha256"]:
-            raise RunError(f"{begun['address']} leads to other weights since this run began: it cannot be resumed exactly; start a new one")
 
 
 def _check_same_data(said: list[dict[str, Any]], prepared: Prepared) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.errors import CheckpointError, RequestError
 from components.hugging_face import exchange, folder
 from flows import runs
 from flows.lab.settings import Settings
@@ -11,17 +12,27 @@ from flows.parts import load_model
 from flows.pretrained import arguments_of
 
 
-def export(address: str, into: Path, settings: Settings) -> str:
-    """Write the model at `address` (see `runs.model_folder`) as the new folder `into`; returns the class that reads it in `transformers`.
+def export(address: str, into: Path, settings: Settings) -> tuple[str, list[str]]:
+    """Write the model at `address` (see `runs.model_folder`) as the new folder `into`.
+
+    Returns:
+        The class that reads it in `transformers`, and the tensors in the folder that have no place in that class: they are there for
+        `pretrained=hf:` only.
 
     Raises:
-        RequestError: there is no such model.
-        CheckpointError: that layout has nothing like it, or the folder is there already.
+        RequestError: there is no such model, that layout has nothing like it, or the folder is there already.
+        CheckpointError: the folder cannot be written.
     """
+    if into.exists():
+        raise RequestError(f"{into} exists already: choose another name")
     _, path = runs.model_folder(address, settings)
     loaded = load_model(path)
     arguments = arguments_of(loaded.config, loaded.data["facts"])
     vocabulary = loaded.data["facts"].get("vocabulary")
-    made = exchange.checkpoint(loaded.config["model"]["_target_"], loaded.model.state_dict(), arguments, vocabulary)
+    try:
+        made = exchange.checkpoint(loaded.config["model"]["_target_"], loaded.model.state_dict(), arguments, vocabulary)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
     folder.write(into, made)
-    return str(made.config["architectures"][0])
+    reader = str(made.config["architectures"][0])
+    return reader, sorted(exchange.heads(loaded.config["model"]["_target_"], made.tensors, arguments)) if reader.endswith("Model") else []

@@ -82,6 +82,14 @@ def build_model(config: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[nn
     return model, objective
 
 
+def outline(config: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
+    """The model's names and shapes without its numbers (on the `meta` device); ConfigError as above."""
+    with torch.device("meta"):
+        model: nn.Module = build(config["model"], "model", activation=build(config["activation"]), **facts)
+    _refuse_misfit(model, build(config["objective"], "objective", **facts), facts)
+    return model
+
+
 def _refuse_misfit(model: nn.Module, objective: Objective, facts: Mapping[str, Any]) -> None:
     """Raise ConfigError where a detector meets what is for no detector; `needs` is what a detection objective asks of its model."""
     needs, boxes = getattr(objective, "needs", ()), facts.get("predicts") == "boxes"

@@ -8,31 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError, RequestError, RunError
-from components.protocols import DataSet
+from components.errors import DataError, LabError, RequestError, RunError
+from components.protocols import Batch, DataSet
 from flows.config.build import build, validate
 from flows.config.overrides import parse
 from flows.parts import Loaded, load_model, write_json
 
 
-def predict_each(folder: Path, given: Iterable[str], settings: Iterable[str] = ()) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
-    """What the model in `folder` answers to each of `given` (files of pictures; texts, or files of text), or why it cannot: a DataError.
+def predict_each(folder: Path, given: Iterable[str], settings: Iterable[str] = ()) -> Iterator[tuple[str, dict[str, Any] | LabError]]:
+    """What the model in `folder` answers to each of `given` (files of pictures; texts, or files of text), or why it cannot.
 
     `settings` (`objective.temperature=0.5`) change how it answers, and nothing that it has learned.
 
     An answer is the objective's: for classification `answers`, the likeliest classes with their probabilities; for translation, summaries
-    and language models `text`; for detection `objects`. Everything needed, the vocabulary too, comes from the model folder, none of it from
-    the prepared data. Where a model reads pictures, a folder stands for all files in it.
+    and language models `text`; for detection `objects`. `truncated` is true where only the first `tokens_read` of a text's `tokens` were
+    read, as in training. Everything needed, the vocabulary too, comes from the model folder, none of it from the prepared data. Where a
+    model reads pictures, a folder stands for all files in it.
     """
     loaded = _loaded(folder, settings)
     reader: DataSet = build(loaded.config["data"])
     of_pictures = "vocabulary" not in loaded.data["facts"]
-    every = [each for some in given for each in (_files(some) if of_pictures else [some])]  # what is wrong with one is said before any work
-    for one in every:
+    for some in given:
         try:
-            yield one, loaded.objective.answer(loaded.model, reader.read(one, loaded.data["facts"]))
-        except DataError as error:
-            yield one, error
+            every = _files(some) if of_pictures else [some]
+        except RequestError as error:
+            yield some, error
+            continue
+        for one in every:
+            try:
+                yield one, _answer(loaded, reader.read(one, loaded.data["facts"]))
+            except (DataError, RequestError) as error:
+                yield one, error
+
+
+def _answer(loaded: Loaded, batch: Batch) -> dict[str, Any]:
+    tokens, read = batch.pop("truncated", (0, 0))
+    answer = loaded.objective.answer(loaded.model, batch)
+    return answer | ({"truncated": True, "tokens": tokens, "tokens_read": read} if tokens else {})
 
 
 def _loaded(folder: Path, settings: Iterable[str]) -> Loaded:
@@ -57,6 +69,8 @@ def _loaded(folder: Path, settings: Iterable[str]) -> Loaded:
 def _files(given: str) -> list[str]:
     """A folder's files, in order; anything else as it is."""
     path = Path(given).expanduser()
+    if not given.strip():
+        raise RequestError("there is nothing to answer: the file's name is empty")
     if not path.is_dir():
         return [given]
     found = sorted(str(each) for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
@@ -95,11 +109,15 @@ def stream(folder: Path, given: str, settings: Iterable[str] = ()) -> Iterator[s
     `settings` as for `predict_each`.
 
     Raises:
-        DataError: `given` cannot be read.
+        RequestError: `given` cannot be read.
     """
     loaded = _loaded(folder, settings)
     if not hasattr(loaded.objective, "stream"):
         return None
     reader: DataSet = build(loaded.config["data"])
-    pieces: Iterator[str] = loaded.objective.stream(loaded.model, reader.read(given, loaded.data["facts"]))
+    try:
+        batch = reader.read(given, loaded.data["facts"])
+    except DataError as error:
+        raise RequestError(str(error)) from error
+    pieces: Iterator[str] = loaded.objective.stream(loaded.model, batch)
     return pieces

@@ -1,8 +1,9 @@
 """Starting from weights that were learned before: `pretrained=ADDRESS`.
 
-    run:RUN, experiment:NAME, registry:NAME@ALIAS      what was trained here
-    stage:NAME                                         the same, by an experiment that is the stage before: of its runs, only those on the
-                                                       same data, with the same model (but for its `stage`) and activation
+    run:RUN, registry:NAME@ALIAS                       what was trained here
+    experiment:NAME                                    a run of the experiment as it is now (flows/lineage.py)
+    stage:NAME                                         a run of the experiment that is the stage before: on the same data, with the same model
+                                                       (but for its `stage`) and activation
     file:PATH                                          a safetensors file of ours, or a run's model folder
     hf:PATH                                            a folder in Hugging Face's layout
     package:NAME                                       a checkpoint in that layout, in a pinned package of the package index
@@ -15,7 +16,7 @@ reported. Weights mean the same only in a model of the same sizes that reads the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from components.training.checkpoint import read_tensors, weights_sha256
 from flows import runs
 from flows.config.build import build
 from flows.lab.settings import Settings
+from flows.lineage import ancestors, begins_with
 
 KINDS = ("run", "experiment", "stage", "registry", "file", "hf", "package", "torchvision")
 WEIGHTS = "model.safetensors"
@@ -57,6 +59,7 @@ def load_pretrained(
     settings: Settings,
     *,
     tell: Callable[[str], None] = lambda _: None,
+    begun: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Take over what fits from the weights at `config["pretrained"]`; returns what was taken and what was not, as JSON values.
 
@@ -66,30 +69,24 @@ def load_pretrained(
         facts: those of the data, the vocabulary among them.
         settings: the lab's settings.
         tell: told of files that are fetched.
+        begun: what this returned when the run began, where it goes on: the same weights are taken where they still are, whatever the
+            address leads to meanwhile.
 
     Raises:
         RequestError: the address leads nowhere, nothing in it fits this model, or it is for another vocabulary or other sizes; something is
-            missing in it that the training does not learn, or there is no address for that.
-        CheckpointError: the file there cannot be read.
+            missing in it that the training does not learn, or there is no address for that; the user's own file there cannot be read.
+        CheckpointError: the file there, one of the lab's, cannot be read.
         DataError: it cannot be fetched.
     """
     address = config["pretrained"]
     if address is None:
         fixed = next(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
         raise RequestError(f"pretrained: choose what to begin with (stage:…): {fixed} is not learned in this training")
-    try:
-        found = _find(address, config, facts, settings, tell)
-    except CheckpointError as error:
-        raise CheckpointError(f"pretrained: {error}") from error
+    found, fitting = find(model, config, facts, settings, tell=tell, begun=begun)
     own = model.state_dict()
-    fitting = {name: tensor for name, tensor in found.tensors.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
-        raise RequestError(f"pretrained: nothing in {address} fits this model (no tensor has the same name and shape)")
-    if found.vocabulary is not None and "vocabulary" in facts and not _same(found.vocabulary, facts["vocabulary"]):
-        how = f"data.tokens={address.removeprefix('hf:')}" if address.startswith(("hf:", "package:")) else "choose its data.tokens"
-        raise RequestError(f"pretrained: {address} was taught another vocabulary than these data have: {how}")
-    _refuse_gaps(address, model, fitting)
     model.load_state_dict(fitting, strict=False)
+    for line in _other_depth(address, own.keys(), found.tensors.keys()):
+        tell(line)
     return {
         "address": address,
         "path": found.path,
@@ -99,6 +96,33 @@ def load_pretrained(
         "initialized": sorted(own.keys() - fitting.keys()),
         "unused": sorted(found.tensors.keys() - fitting.keys()),
     }
+
+
+def find(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    settings: Settings,
+    *,
+    tell: Callable[[str], None],
+    begun: Mapping[str, Any] | None = None,
+) -> tuple[Weights, dict[str, Tensor]]:
+    """What `config["pretrained"]` leads to, and what of it fits the model, which is not changed and need not have numbers; as above."""
+    address = config["pretrained"]
+    own = model.state_dict()
+    try:
+        found = _find(config, facts, settings, tell, begun)
+    except CheckpointError as error:
+        kind = RequestError if address.startswith(("hf:", "file:")) else CheckpointError
+        raise kind(f"pretrained: {error}") from error
+    fitting = {name: tensor for name, tensor in found.tensors.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise RequestError(f"pretrained: nothing in {address} fits this model (no tensor has the same name and shape)")
+    if found.vocabulary is not None and "vocabulary" in facts and not _same(found.vocabulary, facts["vocabulary"]):
+        how = f"data.tokens={address.removeprefix('hf:')}" if address.startswith(("hf:", "package:")) else "choose its data.tokens"
+        raise RequestError(f"pretrained: {address} was taught another vocabulary than these data have: {how}")
+    _refuse_gaps(address, model, fitting)
+    return found, fitting
 
 
 def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
@@ -114,6 +138,17 @@ def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) 
             raise RequestError(f"pretrained: {address} is damaged: it lacks {name}, or has it in another shape")
 
 
+def _other_depth(address: str, own: Iterable[str], given: Iterable[str]) -> Iterator[str]:
+    """In words, that a stack of blocks has fewer members here than there, of which the first are taken, or more."""
+    here, there = ({_layer(name) for name in names if _layer(name) != name.partition(".")[0]} for names in (own, given))
+    for stack in sorted({layer.partition(".")[0] for layer in here & there}):
+        ours, theirs = (sum(layer.startswith(f"{stack}.") for layer in layers) for layers in (here, there))
+        if ours < theirs:
+            yield f"pretrained: this model has {ours} {stack}, {address} has {theirs}: the first {ours} are taken, the others are not used"
+        elif ours > theirs:
+            yield f"pretrained: this model has {ours} {stack}, {address} has {theirs}: the last {ours - theirs} begin untrained"
+
+
 def _layer(name: str) -> str:
     """The layer that a parameter belongs to: `embeddings`, `blocks.0`."""
     first, _, rest = name.partition(".")
@@ -121,7 +156,14 @@ def _layer(name: str) -> str:
     return f"{first}.{second}" if second.isdigit() else first
 
 
-def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], settings: Settings, tell: Callable[[str], None]) -> Weights:
+def _find(
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    settings: Settings,
+    tell: Callable[[str], None],
+    begun: Mapping[str, Any] | None,
+) -> Weights:
+    address = config["pretrained"]
     kind, _, name = address.partition(":")
     match kind:
         case "hf" | "package":
@@ -136,7 +178,8 @@ def _find(address: str, config: Mapping[str, Any], facts: Mapping[str, Any], set
         case "torchvision":
             return Weights(name, _imagenet(name, settings, tell), None)
         case _:
-            path = locate(address, settings, config)
+            earlier = Path(begun["path"]) if begun is not None else None
+            path = earlier if earlier is not None and earlier.is_file() else locate(address, settings, config)
             return Weights(str(path), read_tensors(path).tensors, _vocabulary_beside(path))
 
 
@@ -164,10 +207,11 @@ def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
 
 
 def refuse_missing(config: Mapping[str, Any], settings: Settings) -> None:
-    """Raise RequestError where it can be said at once, before anything is made or fetched, that `pretrained` leads nowhere."""
-    kind, _, name = str(config["pretrained"]).partition(":")
+    """Raise RequestError where it can be said at once, before anything is made or fetched, that the address in `config` leads nowhere."""
+    kind, _, name = config["pretrained"].partition(":")
     match kind:
         case "experiment" | "stage":
+            ancestors(config)
             _trained(kind, name, settings, config)
         case "package":
             packaged.known(name)
@@ -202,10 +246,10 @@ def locate(address: str, settings: Settings, config: Mapping[str, Any]) -> Path:
 
 
 def _trained(kind: str, experiment: str, settings: Settings, config: Mapping[str, Any]) -> Path:
-    found = runs.trained(experiment, settings, before=config if kind == "stage" else None)
+    found = begins_with({**config, "pretrained": f"{kind}:{experiment}"}, settings)
     if found is None:
-        alike = " with the data, model and activation of this" if kind == "stage" else ""
-        raise RequestError(f"pretrained: {experiment} has not been trained here yet{alike}: lab train experiment={experiment}")
+        how = "with the data, model and activation of this" if kind == "stage" else "as it is now"
+        raise RequestError(f"pretrained: {experiment} has not been trained here yet {how}: lab train experiment={experiment}")
     return found
 
 

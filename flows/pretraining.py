@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.errors import RequestError, closest
-from flows import runs
+from flows import lineage, runs
 from flows.config.compose import compose
-from flows.config.names import names
 from flows.judgement import judge
 from flows.lab.settings import Settings
 from flows.session import Session, train_here
@@ -34,7 +32,7 @@ class Earlier:
 
 
 def needed(overrides: Sequence[str], settings: Settings) -> list[Earlier]:
-    """The experiments that `pretrained` names, and so on, that neither a finished run nor the registry has, in order.
+    """The experiments that `pretrained` names, and so on, that no run and no version stands for, in order.
 
     Raises:
         RequestError: there is no such experiment, or they go round in a circle.
@@ -42,22 +40,17 @@ def needed(overrides: Sequence[str], settings: Settings) -> list[Earlier]:
     """
     found: list[Earlier] = []
     asked = list(overrides)
-    while True:
-        config = compose(asked)
-        kind, _, name = str(config.get("pretrained") or "").partition(":")
-        before = kind in ("experiment", "stage")
-        if before or found:
-            config = judge(config)
-        if not before or runs.trained(name, settings, before=config if kind == "stage" else None) is not None:
-            return found[::-1]
-        known = names("experiment")
-        if name not in known:
-            raise RequestError(f"pretrained: there is no experiment {name!r} to train first{closest(name, known)}")
-        earlier = [each.experiment for each in found]
-        if name in earlier:
-            raise RequestError(f"pretrained: {' ← '.join([*earlier, name])} begin with each other's weights")
-        asked = [f"experiment={name}", *(text for text in asked if kind == "stage" and _shared(text))]
+    config = compose(asked)
+    if lineage.ancestor(config) is None:
+        return []
+    config = judge(config)
+    lineage.ancestors(config)
+    while (name := lineage.ancestor(config)) is not None and lineage.begins_with(config, settings) is None:
+        is_stage = config["pretrained"].startswith("stage:")
+        asked = [f"experiment={name}", *(text for text in asked if is_stage and _shared(text))]
         found.append(Earlier(name, asked))
+        config = judge(compose(asked))
+    return found[::-1]
 
 
 def _shared(override: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,18 @@ def trained(experiment: str, settings: Settings, *, before: Mapping[str, Any] | 
             best = (score, folder)
     if best is not None:
         return best[1] / "model"
+    versions = registered(experiment, settings)
+    return next((path for path in versions if before is None or same_task(before, config(path))), None)
+
+
+def registered(experiment: str, settings: Settings) -> Iterator[Path]:
+    """The model folders of the registry's versions that runs of `experiment` earned, the newest first, each fetched when asked for."""
     if not settings.remote_mlflow and not settings.mlflow_database.is_file():
-        return None  # and none is made for asking
+        return  # and no database is made for asking
     from flows.records.registry import from_experiment
     from flows.records.tracking import tracking_uri
 
-    fetched = from_experiment(experiment, tracking_uri(settings), home=settings.home)
-    return fetched if fetched is None or before is None or same_task(before, config(fetched)) else None
+    yield from from_experiment(experiment, tracking_uri(settings), home=settings.home)
 
 
 def finished_like(wanted: dict[str, Any], settings: Settings) -> Path | None:

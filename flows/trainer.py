@@ -24,7 +24,7 @@ from flows.child import Voice, leave, serve
 
 
 def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
-    from flows import experiment, group, runs
+    from flows import acceptance, experiment, group, runs
     from flows.config.build import build
     from flows.config.compose import compose
     from flows.judgement import judge
@@ -40,10 +40,7 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
         config = judge(request["config"] if "config" in request else compose(request["overrides"]))
-        if config["pretrained"]:
-            from flows.pretrained import refuse_missing
-
-            refuse_missing(config, settings)
+        acceptance.refuse(config, settings, tell=tell, stopping=stop.is_set)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
         if full := limits.warning(settings):

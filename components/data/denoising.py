@@ -151,8 +151,8 @@ class Denoised(TokenSettings):
         return found
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
-        """A text, or a text file, to write whole: a batch of one without `targets`."""
-        return one_text(given, facts)
+        """A text, or a text file, to write whole: a batch of one without `targets`; cut as those to train on are."""
+        return one_text(given, facts, self.longest)
 
     def write(self, into: Path, parts: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> dict[str, Any]:
         """Write the prepared file; returns the part of the data card that follows from it. What is too long is cut."""

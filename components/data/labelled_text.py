@@ -49,7 +49,13 @@ class LabelledTextSplit:
 
 
 class LabelledText:
-    """What every data set has whose folder `write_labelled` wrote."""
+    """What every data set has whose folder `write_labelled` wrote.
+
+    Attributes:
+        longest: see `TokenSettings`.
+    """
+
+    longest: int
 
     def open(self, folder: Path, card: Mapping[str, Any]) -> dict[str, Split]:
         """The splits of a prepared folder."""
@@ -67,12 +73,20 @@ class LabelledText:
         }
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
-        """A text, or a text file, as a batch of one without `targets`."""
-        return one_text(given, facts)
+        """A text, or a text file, as a batch of one without `targets`; cut where it is longer than those to train on may be."""
+        return one_text(given, facts, self.longest)
 
 
-def one_text(given: str, facts: Mapping[str, Any]) -> Batch:
-    """What a person gives, in the data's own vocabulary: `inputs` (1, T) and `lengths` (1,).
+def one_text(given: str, facts: Mapping[str, Any], longest: int | None = None) -> Batch:
+    """What a person gives, in the data's own vocabulary.
+
+    Args:
+        given: a text, or a file's path.
+        facts: with the vocabulary.
+        longest: tokens that are read at most.
+
+    Returns:
+        `inputs` (1, T) and `lengths` (1,); `truncated` (tokens there are, tokens read), where it was cut.
 
     Raises:
         DataError: it is empty, cannot be read, or has no token.
@@ -81,12 +95,13 @@ def one_text(given: str, facts: Mapping[str, Any]) -> Batch:
     ids = vocabulary.encode(given_text(given))
     if not ids:
         raise DataError("there is no text: nothing in it is a token")
-    ids = vocabulary.framed(ids)
-    return {
+    whole, ids = len(vocabulary.framed(ids)), vocabulary.framed(ids, longest)
+    batch: Batch = {
         "inputs": torch.tensor([ids], dtype=torch.int64),
         "lengths": torch.tensor([len(ids)]),
         "index": torch.zeros(1, dtype=torch.int64),
     }
+    return batch | ({"truncated": (whole, len(ids))} if len(ids) < whole else {})
 
 
 def write_labelled(

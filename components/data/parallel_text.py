@@ -102,8 +102,8 @@ class ParallelText(TokenSettings):
         return {name: PairSplit(*(Ragged.load(tensors, f"{name}.{part}") for part in parts)) for name in card["counts"]}
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
-        """A text, or a text file, to translate: a batch of one without `targets`."""
-        return one_text(given, facts)
+        """A text, or a text file, to translate: a batch of one without `targets`; cut only where those to train on are, see `cuts`."""
+        return one_text(given, facts, self.longest if self.cuts else None)
 
     def divide(self, pairs: Sequence[Pair], *, validation: int, test: int) -> dict[str, list[Pair]]:
         """Pairs whose source says nothing about splits, each source once so that none is in two splits.

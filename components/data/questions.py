@@ -100,7 +100,9 @@ class Questions(TokenSettings):
         if not len(tensors["questions"]) or not len(tensors["contexts"]):
             raise DataError("there is no question, or no context: nothing in it is a token")
         assert not lost
-        return QuestionSplit(tensors, vocabulary, longest=self.longest, overlap=self.overlap).batch(torch.tensor([0]))
+        batch = QuestionSplit(tensors, vocabulary, longest=self.longest, overlap=self.overlap).batch(torch.tensor([0]))
+        whole = len(vocabulary.encode(question))  # a context is read whole, in windows
+        return batch | ({"truncated": (whole, self.longest_question)} if whole > self.longest_question else {})
 
     def write(self, into: Path, questions: Sequence[Question], fetch: Fetch) -> dict[str, Any]:
         """Write the prepared file; returns the part of the data card that follows from it.

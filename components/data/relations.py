@@ -39,6 +39,9 @@ FILE = "relations.safetensors"
 FEWEST = 3
 """Sentences that a relation needs to be in each split; one that has fewer is in the training split only."""
 
+WHOLE = 10**9
+"""Tokens that no sentence has."""
+
 SEMEVAL = Source(
     name="semeval2010_task8_TRAIN_FILE.TXT",
     sha256="e8ee3c591911ca9da9acbefd1a48f7910b9924a2e20369f20d2482c04ab549ce",
@@ -128,14 +131,17 @@ class Relations(TokenSettings):
         }
 
     def read(self, given: str, facts: Mapping[str, Any]) -> Batch:
-        """A sentence with its two marks, or a file with one: a batch of one without `targets`. DataError where the marks are wrong."""
-        ids, places = encoded(given_text(given).strip(), Vocabulary.load(facts["vocabulary"]), facts["longest"])
-        return {
+        """A sentence with its two marks, or a file with one, cut as in training: a batch of one, no `targets`. DataError: wrong marks."""
+        text, vocabulary = given_text(given).strip(), Vocabulary.load(facts["vocabulary"])
+        ids, places = encoded(text, vocabulary, facts["longest"])
+        whole = len(encoded(text, vocabulary, WHOLE)[0])
+        batch: Batch = {
             "inputs": torch.tensor([ids], dtype=torch.int64),
             "lengths": torch.tensor([len(ids)]),
             "places": torch.tensor([places], dtype=torch.int64),
             "index": torch.zeros(1, dtype=torch.int64),
         }
+        return batch | ({"truncated": (whole, len(ids))} if len(ids) < whole else {})
 
     def write(self, into: Path, sentences: Sequence[Sentence], fetch: Fetch, faults: FaultList) -> dict[str, Any]:
         """Write the prepared file; returns the part of the data card that follows from it.

@@ -3,12 +3,13 @@
 import textwrap
 from collections.abc import Sequence
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from components.figures import style
 from components.figures.sequences import visible
-from components.metrics.similarity import cosines, nearest, principal_components
+from components.metrics.similarity import copies, cosines, nearest, principal_components
 
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE)
 MARKS = ("o", "s", "^", "D", "v")
@@ -19,11 +20,18 @@ NAMED = 5
 
 
 def embedding_map(
-    vectors: Tensor, texts: Sequence[str], *, groups: Sequence[int] | None = None, names: Sequence[str] = (), named: Sequence[int] = ()
+    vectors: Tensor,
+    texts: Sequence[str],
+    *,
+    groups: Sequence[int] | None = None,
+    names: Sequence[str] = (),
+    named: Sequence[int] = (),
+    copies_count: bool = False,
 ) -> Figure:
     """Texts in the plane of their vectors' first two principal components, some of them named with their nearest neighbour.
 
-    Neighbours are those by cosine in all channels; a line that is long shows what the plane hides.
+    Neighbours are those by cosine in all channels; a line that is long shows what the plane hides. A named text has a number, its neighbour
+    the same with a prime.
 
     Args:
         vectors: (N, C), N at least 2.
@@ -31,9 +39,13 @@ def embedding_map(
         groups: each text's group, 0, 1 …; None: all the same.
         names: of the groups.
         named: places of the texts to name; none: some, evenly spaced.
+        copies_count: whether a text that is there again may be its own neighbour, as where the vectors are not the texts' alone.
     """
     points, share = principal_components(vectors)
-    places, similarity = nearest(cosines(vectors, vectors), 1, others_only=True)
+    same = copies(texts, texts)
+    if copies_count or bool(same.all()):  # nothing but copies of one text are at least each other's
+        same = torch.eye(len(texts)).bool()
+    places, similarity = nearest(cosines(vectors, vectors), 1, but=same)
     chosen = list(named or range(0, len(texts), -(-len(texts) // NAMED)))[:NAMED]
     figure = style.new_figure(4.8 + 0.34 * len(chosen))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.6, 0.2 + 0.34 * len(chosen)]).flat
@@ -48,8 +60,9 @@ def embedding_map(
     for number, place in enumerate(chosen, 1):
         other, cosine = int(places[place, 0]), float(similarity[place, 0])
         axes.plot(*points[[place, other]].T.tolist(), color=style.INK, linewidth=1)
-        axes.annotate(str(number), points[place].tolist(), fontsize=style.LABEL, weight="bold", xytext=(4, 4), textcoords="offset points")
-        rows.append(f"{number}  {_short(texts[place])}\n    {cosine:.2f}  {_short(texts[other])}")
+        for label, at, weight in ((f"{number}", place, "bold"), (f"{number}′", other, "normal")):
+            axes.annotate(label, points[at].tolist(), fontsize=style.LABEL, weight=weight, xytext=(4, 4), textcoords="offset points")
+        rows.append(f"{number}   {_short(texts[place])}\n{number}′  {_short(texts[other])}  ({cosine:.2f})")
     axes.set_xticks([])
     axes.set_yticks([])
     style.dress(axes, x=f"first component, {style.percent(float(share[0]))} of the variance", y=f"second, {style.percent(_second(share))}")

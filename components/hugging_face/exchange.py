@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from components.errors import CheckpointError
-from components.hugging_face.architectures import architecture, architecture_of
+from components.hugging_face.architectures import architecture, architecture_of, head_rules
 from components.hugging_face.folder import Checkpoint
 
 DECIDES = ("vocabulary_size", "context", "segments", "channels", "heads", "expansion", "epsilon", "activation")
@@ -51,6 +51,11 @@ def differences(checkpoint: Checkpoint, target: str, arguments: Mapping[str, Any
         return {"_target_": theirs.target}
     wanted = theirs.arguments(checkpoint.config)
     return {name: wanted[name] for name in DECIDES if name in wanted and wanted[name] != arguments.get(name)}
+
+
+def heads(target: str, theirs: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> set[str]:
+    """Which of a checkpoint's tensors are a head's, and no part of the bare model."""
+    return {rule.theirs for rule in head_rules(architecture_of(target).model_type, arguments)} & theirs.keys()
 
 
 def checkpoint(target: str, tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], tokenizer: str | None = None) -> Checkpoint:

@@ -3,6 +3,8 @@
 Shapes: N vectors, M others, C channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,18 +15,27 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
     return F.normalize(one.double(), dim=-1) @ F.normalize(other.double(), dim=-1).T
 
 
-def nearest(similarity: Tensor, count: int, *, others_only: bool = False) -> tuple[Tensor, Tensor]:
-    """The `count` most similar of each row, best first: places (N, k) and similarities (N, k), k at most what there is.
+def nearest(similarity: Tensor, count: int, *, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The `count` most similar of each row, best first: places (N, k) and similarities (N, k), k at most what there is for some row.
 
     Args:
         similarity: (N, M).
         count: k.
-        others_only: N = M, and no row is its own neighbour.
+        but: (N, M) bool, what is no neighbour: a row itself, its copies. A row that has too few neighbours ends with similarities of −∞.
     """
-    if others_only:
-        similarity = similarity.clone().fill_diagonal_(float("-inf"))
-    found = similarity.topk(min(count, similarity.shape[1] - others_only), dim=1)
+    most = similarity.shape[1]
+    if but is not None:
+        similarity = similarity.masked_fill(but, float("-inf"))
+        most = int((~but).sum(1).max())
+    found = similarity.topk(min(count, most), dim=1)
     return found.indices, found.values
+
+
+def copies(texts: Sequence[str], others: Sequence[str]) -> Tensor:
+    """(N, M) bool: which of the others are the same text."""
+    numbers = {text: number for number, text in enumerate({*texts, *others})}
+    one, other = (torch.tensor([numbers[text] for text in some]) for some in (texts, others))
+    return one.unsqueeze(1) == other
 
 
 def principal_components(vectors: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:

@@ -71,11 +71,28 @@ class Output:
             table.add_row(*(Text(harmless(cell)) for cell in row))
         self.console.print(table)
 
-    def fail(self, message: str, **facts: Any) -> NoReturn:
-        """End the command with exit code 1 although it has an answer: one line on stderr, and the one JSON object holds both."""
+    def fail(self, message: str, *, code: int = 1, **facts: Any) -> NoReturn:
+        """End the command with an exit code although it has an answer: one line on stderr, and the one JSON object holds both."""
         typer.echo(f"lab: {harmless(message)}", err=True)
-        self.finish(**facts, error=message, exit_code=1)
-        raise typer.Exit(1)
+        self.finish(**facts, error=message, exit_code=code)
+        raise typer.Exit(code)
+
+    def finish_or_fail(self, errors: Sequence[str], of: int, **facts: Any) -> None:
+        """The end of a command that was given several things.
+
+        Exit code 1 where some of them could not be used, 2 where none could.
+
+        Args:
+            errors: what was wrong with those that could not.
+            of: how many there were.
+            facts: the answer.
+        """
+        if not errors:
+            self.finish(**facts)
+        elif len(errors) < of:
+            self.fail(f"{len(errors):,} of {of:,} could not be used", **facts)
+        else:
+            self.fail(errors[0] if of == 1 else "nothing that was given could be used", code=2, **facts)
 
     def finish(self, **facts: Any) -> None:
         """The command's answer as JSON; printed last, and only with `--json`."""

@@ -23,8 +23,9 @@ def submit(output: Output, overrides: list[str], resume: str, *, watch: bool) ->
     if not resume:
         from flows.config.build import validate
         from flows.config.compose import compose
+        from flows.lineage import ancestors
 
-        validate(compose(overrides))  # a wrong request is refused here, not half a minute later by the worker
+        ancestors(validate(compose(overrides)))  # a wrong request is refused here, not half a minute later by the worker
     found = hand_over(output, "train/train", {**from_overrides(overrides), "resume": resume}, watch=watch)
     if watch:
         output.table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in sorted(found.get("metrics", {}).items())])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from components.errors import DataError, LabError, RequestError
+from components.errors import LabError, RequestError
 from flows.commands import complete
 from flows.commands.output import Json, Output
 from flows.commands.training import Overrides
@@ -108,12 +108,12 @@ def predict(
             answer |= {"picture": str(drawn)}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
         rows.append([_one_line(one), *_in_words(answer, one)])
-    output.table(["given", "answer", "besides"], rows)
+    errors = [str(answer["error"]) for answer in answers if "error" in answer]
+    if len(errors) < len(answers) or len(answers) > 1:
+        output.table(["given", "answer", "besides"], rows)
     if any("picture" in answer for answer in answers):
         output.say(f"pictures and JSON in {target}")
-    if all("error" in answer for answer in answers):
-        output.fail("nothing that was given could be used", run=name, predictions=answers)
-    output.finish(run=name, predictions=answers)
+    output.finish_or_fail(errors, len(answers), run=name, predictions=answers)
 
 
 def compare(
@@ -168,10 +168,9 @@ def _one_line(given: str) -> str:
 
 def _in_words(answer: dict[str, Any] | LabError, given: str) -> list[str]:
     """The answer to what was given, and what else there is to say about it."""
-    if isinstance(answer, DataError):
+    if isinstance(answer, LabError):
         place, colon, reason = str(answer).partition(": ")  # the first column has the file's name already
         return [f"error: {reason if colon and place.endswith(given.removeprefix('~')) else answer}", ""]
-    assert isinstance(answer, dict)
     besides = []
     if "answers" in answer:
         first, *others = answer["answers"]
@@ -189,6 +188,8 @@ def _in_words(answer: dict[str, Any] | LabError, given: str) -> list[str]:
         besides.append(f"the second text follows the first: {answer['follows']:.1%}")
     if "unknown" in answer:
         besides.append(f"{answer['unknown']:,} unknown to the vocabulary")
+    if "truncated" in answer:
+        besides.append(f"only the first {answer['tokens_read']:,} of {answer['tokens']:,} tokens were read")
     if "cut" in answer:
         besides.append(f"cut after {answer['cut']:,} tokens")
     return [said, ", ".join(besides)]

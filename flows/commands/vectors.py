@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.errors import RequestError, RunError
+from components.errors import DataError, RequestError, RunError
 from flows.commands import complete
 from flows.commands.output import Json, Output
 from flows.commands.using import TRAINED
@@ -42,45 +45,51 @@ def embed(
     json: Json = False,
 ) -> None:
     """Turn texts, or a word in them, into vectors, and find what is nearest to each; the vectors themselves are in --json."""
-    from components.data.written import given_text, read_text
-    from components.metrics.similarity import cosines
+    import torch
+
+    from components.figures.embeddings import embedding_map
+    from components.metrics.similarity import copies, cosines
     from components.metrics.similarity import nearest as nearest_of
     from flows.embedding import encoder
     from flows.lab.settings import Settings
 
     if word and among is not None:
         raise RequestError("--word compares a word in the given texts; leave --among out")
+    if picture is not None:
+        _check_picture(picture)
     output = Output(json)
     found = encoder(model, Settings.load(), tell=output.say)
-    texts = [given_text(one).strip() for one in given]
-    others = [line.strip() for line in read_text(among).splitlines() if line.strip()] if among is not None else []
-    if among is not None and not 0 < len(others) <= MOST_TEXTS:
-        raise RequestError(f"--among: {among} has {len(others):,} texts; 1 to {MOST_TEXTS:,} are needed, one a line")
-    if among is None and len(texts) < 2 and not json:  # the vector itself is asked for where nobody looks
+    read = _read(found, given, word)
+    texts, errors = [text for text, error in read if not error], [error for _, error in read if error]
+    others = _candidates(found, among, output) if among is not None else []
+    if among is None and len(given) < 2 and not json:  # the vector itself is asked for where nobody looks
         raise RequestError("say what to compare it with: more texts, or --among FILE")
-    vectors = _vectors(found, texts, word)
-    candidates, against = (others, found.documents(others)) if others else (texts, vectors)
-    places, similarity = nearest_of(cosines(vectors, against), nearest, others_only=not others)
-    answers: list[dict[str, Any]] = []
-    rows = []
-    for text, own, near, how in zip(texts, vectors.tolist(), places.tolist(), similarity.tolist(), strict=True):
-        pairs = [{"text": candidates[place], "cosine": value} for place, value in zip(near, how, strict=True)]
-        answers.append({"given": text, "nearest": pairs, "vector": own})
-        rows += [[_line(text) if rank == 0 else "", f"{pair['cosine']:.3f}", _line(str(pair["text"]))] for rank, pair in enumerate(pairs)]
-    output.table([f"{word} in" if word else "given", "cosine", "nearest"], rows)
-    if picture is not None:
-        import torch
-
-        from components.figures.embeddings import embedding_map
-
-        shown = [*texts, *others][:MAPPED]
-        drawn = embedding_map(torch.cat([vectors, against])[: len(shown)] if others else vectors, shown, named=range(len(texts)))
-        try:
-            drawn.savefig(picture, format="png")
-        except OSError as error:
-            raise RunError(f"cannot write {picture}: {error.strerror or error}") from None
+    neighbours: Iterator[dict[str, Any]] = iter(())
+    if texts:
+        vectors = _vectors(found, texts, word)
+        candidates, against = (others, found.documents(others)) if others else (texts, vectors)
+        but = copies(texts, candidates) if others else torch.eye(len(texts)).bool()
+        neighbours = _neighbours(vectors, candidates, *nearest_of(cosines(vectors, against), nearest, but=but))
+        if picture is not None and len(texts) + len(others) > 1:
+            shown = [*texts, *others][:MAPPED]
+            drawn = embedding_map(
+                torch.cat([vectors, against])[: len(shown)] if others else vectors,
+                shown,
+                groups=[int(place >= len(texts)) for place in range(len(shown))] if others else None,
+                names=["given", "among"],
+                named=range(len(texts)),
+                copies_count=bool(word),
+            )
+            try:
+                drawn.savefig(picture, format="png")
+            except OSError as error:
+                raise RunError(f"cannot write {picture}: {error.strerror or error}") from None
+    answers = [{"given": text, **({"error": error} if error else next(neighbours))} for text, error in read]
+    if texts or len(given) > 1:
+        output.table([f"{word} in" if word else "given", "cosine", "nearest"], [row for answer in answers for row in _rows(answer)])
+    if picture is not None and texts:
         output.say(f"picture      {picture}")
-    output.finish(model=found.name, embeddings=answers)
+    output.finish_or_fail(errors, len(given), model=found.name, embeddings=answers)
 
 
 def export(
@@ -94,9 +103,75 @@ def export(
     from flows.lab.settings import Settings
 
     output = Output(json)
-    reader = write(model, folder, Settings.load())
+    reader, left = write(model, folder, Settings.load())
     output.say(f"{folder}: transformers.{reader}.from_pretrained({str(folder)!r}), or here pretrained=hf:{folder}")
-    output.finish(folder=str(folder), reader=reader)
+    if left:
+        output.say(f"only here: {', '.join(left)} (this model's head has no place in {reader}, which passes it over)")
+    output.finish(folder=str(folder), reader=reader, only_here=left)
+
+
+def _check_picture(path: Path) -> None:
+    """Raise RequestError where it can be said before any work that no picture could be written there."""
+    folder = path.expanduser().absolute().parent
+    if path.suffix.lower() != ".png":
+        raise RequestError(f"--picture: {path} does not end in .png, which is what is drawn")
+    if not folder.is_dir():
+        raise RequestError(f"--picture: there is no folder {folder}")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise RequestError(f"--picture: {path} cannot be written")
+
+
+def _read(encoder: Encoder, given: list[str], word: str) -> list[tuple[str, str]]:
+    """Each text that was given, and why it cannot be used: empty where it can."""
+    from components.data.written import given_text
+
+    read = []
+    for one in given:
+        try:
+            text = given_text(one).strip()
+            encoder.word(word, text) if word else encoder.tokens(text)
+        except (DataError, RequestError) as error:
+            read.append((one, str(error)))
+        else:
+            read.append((text, ""))
+    return read
+
+
+def _neighbours(vectors: Any, candidates: list[str], places: Any, similarity: Any) -> Iterator[dict[str, Any]]:
+    """Of each vector, what is nearest and the vector itself."""
+    for near, how, vector in zip(places.tolist(), similarity.tolist(), vectors.tolist(), strict=True):
+        pairs = [{"text": candidates[place], "cosine": value} for place, value in zip(near, how, strict=True) if value > -math.inf]
+        yield {"nearest": pairs, "vector": vector}
+
+
+def _rows(answer: dict[str, Any]) -> list[list[str]]:
+    """The lines of the table for one text."""
+    if "error" in answer:
+        return [[_line(answer["given"]), "", f"error: {answer['error']}"]]
+    pairs = [[f"{pair['cosine']:.3f}", _line(pair["text"])] for pair in answer["nearest"]] or [["", "(nothing else)"]]
+    return [[_line(answer["given"]) if rank == 0 else "", *pair] for rank, pair in enumerate(pairs)]
+
+
+def _candidates(encoder: Encoder, among: Path, output: Output) -> list[str]:
+    """The lines of a file that can be compared with; those without a token are left out, and said."""
+    from components.data.written import read_text
+
+    try:
+        lines = [line.strip() for line in read_text(among.expanduser()).splitlines()]
+    except DataError as error:
+        raise RequestError(f"--among: {error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line:
+            try:
+                encoder.tokens(line)
+            except DataError as error:
+                output.say(f"left out: {among}: line {number}: {error}")
+            else:
+                found.append(line)
+    if not 0 < len(found) <= MOST_TEXTS:
+        raise RequestError(f"--among: {among} has {len(found):,} texts; 1 to {MOST_TEXTS:,} are needed, one a line")
+    return found
 
 
 def _vectors(encoder: Encoder, texts: list[str], word: str) -> Any:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,13 +145,12 @@ def resolve(address: str, tracking_uri: str, *, home: Path) -> Path:
     return _folder(client, version, tracking_uri, home)
 
 
-def from_experiment(experiment: str, tracking_uri: str, *, home: Path) -> Path | None:
-    """The local model folder of the newest version that a run of `experiment` earned; None when there is none. Fetched once, as above."""
+def from_experiment(experiment: str, tracking_uri: str, *, home: Path) -> Iterator[Path]:
+    """The local model folders of the versions that runs of `experiment` earned, the newest first. Each is fetched once, as above."""
     client = tracking_client(tracking_uri)
     found = client.search_model_versions(f"tags.experiment = '{experiment}'")
-    if not found:
-        return None
-    return _folder(client, max(found, key=lambda version: int(version.creation_timestamp)), tracking_uri, home)
+    for version in sorted(found, key=lambda version: -int(version.creation_timestamp)):
+        yield _folder(client, version, tracking_uri, home)
 
 
 def _folder(client: MlflowClient, version: Any, tracking_uri: str, home: Path) -> Path:

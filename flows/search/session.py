@@ -29,6 +29,7 @@ from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab import limits
 from flows.lab.settings import Settings
+from flows.lineage import ancestors
 from flows.parts import prepare_data
 from flows.pretraining import needed, train_first
 from flows.records import journal
@@ -126,6 +127,7 @@ class SweepSession:
         else:
             wanted = requests.read(self.request.get("overrides", []))
             config = wanted.config
+            ancestors(config)  # a circle is refused before anything is made
             name = requests.checked_name(self.request.get("name") or "") or requests.new_name(config, wanted.plan)
             facts: dict[str, Any] = {
                 "overrides": wanted.overrides,

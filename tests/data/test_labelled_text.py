@@ -136,7 +136,9 @@ def test_what_a_person_gives(tmp_path: Path):
     (tmp_path / "review.txt").write_text("\ufeffa bad\r\nfilm", encoding="utf-8")
     assert data.read(str(tmp_path / "review.txt"), found.facts)["lengths"].tolist() == [3]
     assert set(data.read("שלום ☃", found.facts)["inputs"][0].tolist()) == {UNKNOWN}
-    assert data.read("good " * 20_000, found.facts)["lengths"].tolist() == [20_000]
+    long = data.read("good " * 20_000, found.facts)
+    assert (long["lengths"].tolist(), long["truncated"]) == ([1000], (20_000, 1000)), "as in training"
+    assert "truncated" not in batch
     for nothing in ("", " \n\t"):
         with pytest.raises(DataError, match="there is no text: it is empty"):
             data.read(nothing, found.facts)

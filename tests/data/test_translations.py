@@ -106,9 +106,7 @@ def test_a_users_table(tmp_path: Path):
     sources = [split.text(place) for split in found.splits.values() for place in range(len(split))]
     assert sorted(sources) == sorted({f"wort {row}" for row in range(50)})  # the repeated source counts once
     table.write_text("eins\tone\nzwei two\ndrei\tthree\tand\n")
-    with pytest.raises(
-        DataError, match=r"pairs\.tsv: 2 faults: line 2 is not source, tab, target \(1 columns\); line 3 .* \(3 columns"
-    ):
+    with pytest.raises(DataError, match=r"pairs\.tsv: 2 faults: line 2 is not source, tab, target \(1 columns\); line 3 .* \(3 columns"):
         prepare(ParallelTsv(path=str(table)), tmp_path / "data", nothing)
     table.write_text("eins\tone\nzwei\ttwo\n")
     with pytest.raises(DataError, match="2 different pairs are too few"):

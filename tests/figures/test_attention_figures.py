@@ -71,5 +71,20 @@ def test_an_embedding_map_names_neighbours_and_counts_those_of_one_class():
     assert [len(cloud.get_offsets()) for cloud in clouds] == [2, 3]
     assert len(figure.axes[0].lines) == 2
     (words,) = [text.get_text() for part in figure.subfigs for text in part.texts if "film" in text.get_text()]
-    assert words.splitlines() == [r"1  a \$good\$ film", "    1.00  a dull film", "2  a fine film", r"    1.00  a \$good\$ film"]
+    assert words.splitlines() == [
+        r"1   a \$good\$ film",
+        "1′  a dull film  (1.00)",
+        "2   a fine film",
+        r"2′  a \$good\$ film  (1.00)",
+    ]
+    assert [mark.get_text() for mark in figure.axes[0].texts] == ["1", "1′", "2", "2′"]
     assert title(embedding_map(vectors, texts)) == "5 texts, and the nearest of some"
+
+
+def test_a_texts_own_copy_is_no_neighbour_of_it():
+    vectors = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0.1, 1]])
+    figure = embedding_map(vectors, ["same", "same", "rain", "snow"], named=[0])
+    (words,) = [text.get_text() for part in figure.subfigs for text in part.texts]
+    assert words.splitlines() == ["1   same", "1′  snow  (0.10)"]
+    figure = embedding_map(vectors, ["same", "same", "rain", "snow"], named=[0], copies_count=True)
+    assert "1′  same  (1.00)" in next(text.get_text() for part in figure.subfigs for text in part.texts)

@@ -98,7 +98,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
     names = ("one.png", "one.jpg", "print.jpg", "torn.png", "notes.txt", "missing.png")
     done = lab(module_settings, "predict", "last", *(str(pictures / name) for name in names), "--json")
-    assert done.code == 0
+    assert (done.code, done.json["error"]) == (1, "3 of 6 could not be used")
     found = done.json
     assert found["run"] == trained.json["run"]
     assert [answer["given"] for answer in found["predictions"]] == [str(pictures / name) for name in names]
@@ -117,9 +117,19 @@ def test_predict_answers_for_every_file_it_can_read(trained: Done, module_settin
 
 def test_predict_fails_when_no_file_can_be_read(trained: Done, module_settings: Settings, pictures: Path) -> None:
     done = lab(module_settings, "predict", trained.json["run"], str(pictures / "missing.png"), "--json")
-    assert (done.code, done.json["error"], done.json["exit_code"]) == (1, "nothing that was given could be used", 1)
+    assert (done.code, done.json["exit_code"]) == (2, 2)
+    assert done.json["error"] == f"{pictures / 'missing.png'}: No such file or directory"
     assert [answer["given"] for answer in done.json["predictions"]] == [str(pictures / "missing.png")]
-    assert done.err.splitlines()[-1] == "lab: nothing that was given could be used"
+    done = lab(module_settings, "predict", trained.json["run"], str(pictures / "missing.png"), str(pictures / "torn.png"))
+    assert (done.code, done.err.splitlines()[-1]) == (2, "lab: nothing that was given could be used")
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(trained: Done, module_settings: Settings, pictures: Path) -> None:
+    for nothing in ("", " "):
+        done = lab(module_settings, "predict", trained.json["run"], nothing)
+        assert (done.code, done.out, done.err) == (2, "", "lab: there is nothing to answer: the file's name is empty\n")
+    done = lab(module_settings, "predict", trained.json["run"], "", str(pictures / "one.png"), "--json")
+    assert (done.code, ["error" in answer for answer in done.json["predictions"]]) == (1, [True, False])
 
 
 def test_prepare_finds_what_is_there(module_settings: Settings) -> None:

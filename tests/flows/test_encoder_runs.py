@@ -53,8 +53,13 @@ def test_marked_things_get_a_relation(settings: Settings) -> None:
     found = lab(settings, "predict", "relations", "<e1>Oslo</e1> is near <e2>Bern</e2>", "Oslo is near Bern", "--json").json["predictions"]
     assert {answer["label"] for answer in found[0]["answers"]} == {"Near(e1,e2)", "Other"}
     assert "mark two things" in found[1]["error"]
-    shown = lab(settings, "predict", "relations", "Oslo").out
-    assert "error: mark two things that do not overlap, once each" in " ".join(shown.split())
+    alone = lab(settings, "predict", "relations", "Oslo")
+    assert (alone.code, alone.err) == (2, "lab: mark two things that do not overlap, once each: <e1>…</e1> and <e2>…</e2>\n")
+    long = f"<e1>Oslo</e1> is near <e2>Bern</e2> {'and Rome ' * 100}"
+    done = lab(settings, "predict", "relations", long, "--json")
+    (answer,) = done.json["predictions"]
+    assert (done.code, answer["truncated"], answer["tokens"]) == (0, True, 208 + 2)
+    assert 8 < answer["tokens_read"] < 100
 
 
 def test_a_masked_word_is_told(settings: Settings) -> None:

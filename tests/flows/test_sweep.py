@@ -62,9 +62,10 @@ def agree(settings: Settings, name: str, asked: int) -> list[Any]:
 def test_what_the_trials_begin_with_is_trained_first(tracked_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Earlier] = []
     before = Earlier("before", ["experiment=before"])
-    monkeypatch.setattr("flows.search.session.needed", lambda overrides, _: [before] if "pretrained=experiment:before" in overrides else [])
+    begun = "pretrained=experiment:mlp_mnist"
+    monkeypatch.setattr("flows.search.session.needed", lambda overrides, _: [before] if begun in overrides else [])
     monkeypatch.setattr("flows.search.session.train_first", lambda earlier, _: trained.append(earlier))
-    with SweepSession({"overrides": [*SMALL, "pretrained=experiment:before"]}, tracked_settings) as session:
+    with SweepSession({"overrides": [*SMALL, begun]}, tracked_settings) as session:
         session.accept()
         session.prepare()
     assert trained == [before]

@@ -104,13 +104,20 @@ def test_a_text_is_translated(settings: Settings) -> None:
 def test_odd_texts_get_an_answer_or_one_line(settings: Settings, run: str) -> None:
     texts = ["", "  \n", "a good film " * 8_334, "☃☃☃", "שלום עולם", "\u202eabc\u202c", "[PAD] [END]", "/no/such/file.txt "]
     done = lab(settings, "predict", run, *texts, "--json")
-    assert done.code == 0
+    assert (done.code, done.json["error"]) == (1, "2 of 8 could not be used")
     for text, answer in zip(texts, done.json["predictions"], strict=True):
         assert ("error" in answer) == (not text.strip())
         assert answer.get("error") in (None, "there is no text: it is empty")
+        cut = run == "classifier" and len(text) > 1000  # a translation of a part would be none
+        assert {name: answer.get(name) for name in ("truncated", "tokens", "tokens_read")} == {
+            "truncated": True if cut else None,
+            "tokens": 25_002 if cut else None,
+            "tokens_read": 400 if cut else None,
+        }
     nothing = lab(settings, "predict", run, "")
-    assert nothing.code == 1
-    assert nothing.err.splitlines()[-1] == "lab: nothing that was given could be used"
+    assert (nothing.code, nothing.out, nothing.err) == (2, "", "lab: there is no text: it is empty\n")
+    several = lab(settings, "predict", run, "", " ")
+    assert (several.code, several.err) == (2, "lab: nothing that was given could be used\n")
 
 
 @pytest.mark.parametrize("run", ["classifier", "writer", "translator"])
@@ -124,8 +131,12 @@ def test_files_that_are_not_there_folders_and_settings_are_no_texts(settings: Se
             f"objective.temperature=0 is a setting and nothing to answer: write --set objective.temperature=0 ({aside})",
         ),
     ):
-        done = lab(settings, "predict", run, "a good film", given)
+        done = lab(settings, "predict", run, given)
         assert (done.code, done.out, done.err.splitlines()) == (2, "", [f"lab: {message}"])
+        if "=" not in given:
+            mixed = lab(settings, "predict", run, given, "a good film", "--json")
+            assert (mixed.code, mixed.json["error"]) == (1, "1 of 2 could not be used")
+            assert [each.get("error") for each in mixed.json["predictions"]] == [message, None]
     assert lab(settings, "predict", run, "objective.temperature=0 ", "objective.x is 3", "x=1").code == 0
 
 

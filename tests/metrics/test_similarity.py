@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from components.metrics.similarity import cosines, nearest, principal_components
+from components.metrics.similarity import copies, cosines, nearest, principal_components
 
 
 def test_cosines_by_hand():
@@ -15,10 +15,16 @@ def test_cosines_by_hand():
 
 def test_the_nearest_come_first_and_none_is_its_own():
     vectors = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    places, similarity = nearest(cosines(vectors, vectors), 5, others_only=True)
+    places, similarity = nearest(cosines(vectors, vectors), 5, but=torch.eye(3).bool())
     assert places[0].tolist() == [1, 2]
     assert similarity[0].tolist() == pytest.approx([math.sqrt(0.5), 0], abs=1e-9)
     assert nearest(cosines(vectors[:1], vectors), 2)[0].tolist() == [[0, 1]]
+    texts = ["a", "a", "b"]
+    own = copies(texts, texts)
+    assert own.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    places, similarity = nearest(cosines(vectors, vectors), 5, but=own)
+    assert places[:, 0].tolist() == [2, 2, 1]
+    assert similarity[0, 1] == -math.inf, "it has no second neighbour"
 
 
 def test_principal_components_by_hand():
