@@ -2,8 +2,8 @@
 
     run:RUN, registry:NAME@ALIAS                       what was trained here
     experiment:NAME                                    a run of the experiment as it is now (flows/lineage.py)
-    stage:NAME                                         a run of the experiment that is the stage before: on the same data, with the same model
-                                                       (but for its `stage`) and activation
+    stage:NAME                                         a run of the experiment that is the stage before: on the same data, with the same
+                                                       model (but for its `stage`) and activation
     file:PATH                                          a safetensors file of ours, or a run's model folder
     hf:PATH                                            a folder in Hugging Face's layout
     package:NAME                                       a checkpoint in that layout, in a pinned package of the package index

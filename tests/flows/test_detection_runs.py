@@ -114,17 +114,15 @@ def test_who_finds_nothing_says_above_which_probability(detector, tmp_path):
     assert _in_words(answer, given)[1].count("%") == 4
 
 
-def test_a_folder_without_files_is_refused(detector, tmp_path):
-    with pytest.raises(RequestError, match="is an empty folder"):
-        list(predict_each(detector / "model", [str(tmp_path)]))
-
-
-def test_what_is_wrong_with_a_folder_is_said_before_any_work(detector, tmp_path):
+def test_a_folder_without_files_is_an_error_of_its_own(detector, tmp_path):
     (tmp_path / "outer" / "inner").mkdir(parents=True)
     Image.new("RGB", (20, 20)).save(tmp_path / "good.png")
-    answers = predict_each(detector / "model", [str(tmp_path / "good.png"), str(tmp_path / "outer")])
-    with pytest.raises(RequestError, match="has only folders in it"):
-        next(answers)
+    given = [str(tmp_path / "good.png"), str(tmp_path / "outer"), str(tmp_path / "outer" / "inner")]
+    answers = dict(predict_each(detector / "model", given))
+    assert list(answers) == given
+    assert "objects" in answers[given[0]]
+    assert "has only folders in it: name one of them" in str(answers[given[1]])
+    assert str(answers[given[2]]).endswith("is an empty folder")
 
 
 def test_files_of_one_name_are_written_apart(tmp_path):
