@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.data.prepared import Prepared, fingerprint, prepare
+from components.data.prepared import CARD, Prepared, fingerprint, prepare
 from components.data.sources import Sources
 from components.errors import CheckpointError, ConfigError, RequestError, RunError
 from components.protocols import DataSet, Objective, Outcomes
@@ -53,18 +53,23 @@ def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = 
     dataset = build(config["data"])
     sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
     prepared = prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
-    for line in _left_out(prepared.card):
+    for line in _left_out(prepared.card, prepared.folder / CARD):
         tell({"kind": "note", "text": line})
     return prepared
 
 
-def _left_out(card: Mapping[str, Any]) -> Iterator[str]:
-    """What of a user's files could not be read, one by one up to SHOWN of them, and how many rows could not be used."""
+def _left_out(card: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """What of a user's files could not be read, one by one up to SHOWN of them, and how many rows could not be used.
+
+    Args:
+        card: the data card.
+        file: where it is.
+    """
     unreadable = card.get("unreadable", [])
     for item in unreadable[:SHOWN]:
         yield f"left out: {item['file']}: {item['reason']}"
     if len(unreadable) > SHOWN:
-        yield f"left out: {len(unreadable) - SHOWN:,} more; all are in the data card"
+        yield f"left out: {len(unreadable) - SHOWN:,} more; all are in {file}"
     yield from card.get("notes", [])
     rows, reason = card.get("left_out", 0), card.get("left_out_reason")
     if rows and reason:  # without a reason it is what the data set's own settings ask for

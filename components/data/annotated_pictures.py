@@ -132,7 +132,7 @@ def write_annotated(
         class_names=class_names,
         fit="stretch",
     )
-    told = {"notes": [f"{report.crowds:,} boxes around crowds (iscrowd) are not trained on"]} if report.crowds else {}
+    told = {"notes": [f"boxes around crowds (iscrowd), which are not trained on: {report.crowds:,}"]} if report.crowds else {}
     return {"unreadable": report.lines, **told, **written}
 
 

@@ -134,7 +134,7 @@ def test_crowds_are_not_trained_on_and_count_neither_as_found_nor_as_missed(tmp_
     dog, crowd = (Marked("dog", (10, 5, 30, 25), which, "line 4", crowd=which) for which in (False, True))
     pictures = [Annotated(Annotation(f"{split}.png", "a", [crowd, dog]), png, split) for split in ("train", "validation", "test")]
     card = write_annotated(tmp_path, pictures, size=[50, 100], class_names=["dog"], faults="fail", without_objects="fail", report=Report())
-    assert card["notes"] == ["1 boxes around crowds (iscrowd) are not trained on"]
+    assert card["notes"] == ["boxes around crowds (iscrowd), which are not trained on: 1"]
     splits = DetectionData().open(tmp_path, card)
     assert {name: split.objects(0).difficult.tolist() for name, split in splits.items()} == {
         "train": [False],

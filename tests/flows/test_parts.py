@@ -28,8 +28,8 @@ def test_every_unreadable_picture_is_said(tmp_path: Path) -> None:
 def test_many_unreadable_pictures_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "SHOWN", 2)
     card = {"unreadable": [{"file": f"{place}.png", "reason": "empty"} for place in range(5)]}
-    lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more; all are in the data card"]
-    assert list(parts._left_out(card)) == lines
+    lines = ["left out: 0.png: empty", "left out: 1.png: empty", "left out: 3 more; all are in mine/card.json"]
+    assert list(parts._left_out(card, Path("mine/card.json"))) == lines
 
 
 def test_rows_without_a_text_or_a_label_are_counted(tmp_path: Path) -> None:
@@ -40,5 +40,5 @@ def test_rows_without_a_text_or_a_label_are_counted(tmp_path: Path) -> None:
         said: list[dict[str, str]] = []
         parts.prepare_data({"data": section}, Settings(tmp_path / "lab"), tell=said.append)
         assert said[-1]["text"] == f"left out: {line}"
-    assert list(parts._left_out({"left_out": 3})) == []  # what the data set's settings leave out is no fault of a file
-    assert list(parts._left_out({"left_out": 0, "left_out_reason": "without a text or a label"})) == []
+    assert list(parts._left_out({"left_out": 3}, Path("card.json"))) == []  # what the data set's settings leave out is no fault of a file
+    assert list(parts._left_out({"left_out": 0, "left_out_reason": "without a text or a label"}, Path("card.json"))) == []
