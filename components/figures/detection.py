@@ -237,9 +237,10 @@ def annotated(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Ima
         left, top, right, bottom = each["box"]
         canvas.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=thick)
         text = f"{each['label']} {each['probability']:.2f}"
-        left = max(min(left, picture.width - canvas.textlength(text, font=letters)), 0)
-        begin = canvas.textbbox((left, top), text, font=letters, anchor="lb")
-        place = (left, top) if begin[1] >= 0 else (left, begin[3] - begin[1] + top)
-        canvas.rectangle(canvas.textbbox(place, text, font=letters, anchor="lb"), fill=colour)
-        canvas.text(place, text, fill="white", font=letters, anchor="lb")
+        x0, y0, x1, y1 = canvas.textbbox((0, 0), text, font=letters)
+        wide, high = x1 - x0 + 2 * thick, y1 - y0 + 2 * thick
+        x = max(min(left, picture.width - wide), 0)
+        y = top - high if top >= high else top  # above the box, or in it at the picture's upper edge
+        canvas.rectangle((x, y, x + wide, y + high), fill=colour)
+        canvas.text((x + thick - x0, y + thick - y0), text, fill="white", font=letters)
     return drawn

@@ -1,10 +1,13 @@
 """Labels of boxes: inside the picture, off each other, the first with the first choice."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from components.figures import style
 from components.figures.boxes import draw_boxes, finish, row_height, show
+from components.figures.detection import annotated
 
 PICTURE = torch.zeros(100, 200, 3, dtype=torch.uint8)
 
@@ -50,3 +53,18 @@ def test_labels_do_not_cover_each_other_and_the_first_has_its_place():
 def test_a_row_is_as_high_as_its_pictures():
     assert row_height(PICTURE, 2) == pytest.approx((7.5 - 0.4) / 4)
     assert row_height(torch.zeros(400, 10), 1) == style.WIDTH
+
+
+@pytest.mark.parametrize("corner", [(60, 2), (60, 8), (165, 50), (165, 0)], ids=["upper edge", "near it", "right edge", "corner"])
+def test_a_label_written_into_a_picture_is_whole(corner):
+    """As many pixels of it are there as in the middle, but for those that its box has, too."""
+
+    def marked(left, top):
+        found = {"label": "thrombocyte", "probability": 0.5, "box": [left, top, left + 30, top + 40]}
+        pixels = np.asarray(annotated(Image.new("RGB", (200, 100), "black"), [found]))
+        return (pixels > 0).any(axis=2)
+
+    whole = marked(20, 50).sum()
+    assert whole - 31 - 20 <= marked(*corner).sum() <= whole
+    assert marked(20, 50)[:50].any(), "above its box"
+    assert not marked(60, 2)[:2].any(), "in it"
