@@ -194,7 +194,7 @@ class CocoFolder(_Folder):
         found = sorted((root / "annotations").glob("*.json")) or sorted(root.glob("*.json"))
         if not found:
             raise RequestError(f"data.path: {root} has no annotations/*.json, as COCO has")
-        return found
+        return [path for path in found if path.name.startswith("instances_")] or found  # the public set has captions and more beside them
 
     def _given(self, root: Path, report: Report) -> tuple[Sequence[str], list[AnnotatedPicture]]:
         jsons = self._jsons(root)

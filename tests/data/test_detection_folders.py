@@ -92,6 +92,14 @@ def test_coco(tmp_path):
     assert (objects.boxes.tolist(), objects.labels.tolist()) == ([[4, 4, 24, 24]], [1])
 
 
+def test_cocos_captions_are_passed_over(tmp_path):
+    root = coco(tmp_path / "mine")
+    recipe = CocoFolder(path=str(root), **SETTINGS).recipe()
+    (root / "annotations" / "captions_train2017.json").write_text('{"images": [], "annotations": []}')
+    assert CocoFolder(path=str(root), **SETTINGS).recipe() == recipe
+    assert len(prepare(CocoFolder(path=str(root), **SETTINGS), tmp_path / "data", None).splits["train"]) == 3
+
+
 def test_one_json_is_divided_and_missing_pictures_are_said(tmp_path):
     root = coco(tmp_path / "mine", ("all",))
     (root / "all" / "1.png").unlink()
