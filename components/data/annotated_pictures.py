@@ -18,6 +18,7 @@ from PIL import Image
 
 from components.data.annotations import Annotation, Marked
 from components.data.detection import write_detection
+from components.data.faults import SHOWN
 from components.data.objects import Objects
 from components.data.pictures import open_picture
 from components.errors import DataError
@@ -27,8 +28,6 @@ Without = Literal["keep", "drop", "fail"]
 
 BEYOND = 1.0
 """Pixels that a box may reach beyond its picture, where it is cut without a word: programs count pixels from 0 and from 1."""
-SHOWN = 5
-"""How many faults an error message names."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_a_file_by_hand(tmp_path):
         ('{"images": [{}\n {}]}', r"line 2: it is not JSON \(Expecting ']'\)"),
         ('{"images": []} 3', r"it is not JSON \(Extra data\)"),
         ('{"images": [', r"it is not JSON \(Expecting value\)"),
-        ("", "it is not JSON"),
+        ("", "x.json is empty"),
         ("[1, 2]", r"^x\.json: it has no list 'images' \(COCO's files are one object with images, annotations, categories\)$"),
         ('{"images": [], "annotations": {"a": 1}, "categories": []}', "it has no list 'annotations'"),
         ('{"images": ' + "[" * 100_000, "nested too deeply"),
