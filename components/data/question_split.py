@@ -63,6 +63,10 @@ class QuestionSplit:
     def __len__(self) -> int:
         return len(self.of)
 
+    def context(self, place: int) -> str:
+        """The text that question `place` is about, as it was written."""
+        return self.context_texts.text(int(self.of[place]))
+
     def batch(self, index: Tensor, generator: Generator | None = None) -> Batch:  # noqa: ARG002 — texts are not augmented
         """The windows of the questions `index` (B,).
 

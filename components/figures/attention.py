@@ -31,13 +31,15 @@ def attention_maps(words: Sequence[str], weights: Tensor) -> Figure:
     future = torch.ones(places, places, dtype=torch.bool).triu(1)
     causal = places > 1 and not bool(weights[..., future].any())
     best, share = sharpest(weights)
+    most = float(weights.max())  # one scale for all maps, which a model that has hardly learned would else leave white
     high = 1.4 + 0.2 * max(min(places, 30), 8)
-    figure = style.new_figure(1.1 + 0.62 * layers + high)
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[0.62 * layers + 0.3, high]).flat
+    side = min(1.3, (style.WIDTH - 0.6) / heads)  # a map is as high as it is wide
+    figure = style.new_figure(1.1 + side * layers + high)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[side * layers + 0.3, high]).flat
     grid = upper.subplots(layers, heads, squeeze=False)
     for layer, row in enumerate(grid):
         for head, axes in enumerate(row):
-            axes.imshow(weights[layer, head].numpy(), cmap=SHARE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            axes.imshow(weights[layer, head].numpy(), cmap=SHARE, vmin=0, vmax=most, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_color(style.VERMILION if (layer, head) == best else style.FAINT)
@@ -48,7 +50,7 @@ def attention_maps(words: Sequence[str], weights: Tensor) -> Figure:
                 axes.set_ylabel(f"layer {layer + 1}" if layers <= 8 else str(layer + 1), fontsize=style.NOTE, color=style.GREY)
     axes = lower.add_subplot()
     shown = style.short_names([visible(word) for word in words], 14)
-    image = axes.imshow(weights[best].numpy(), cmap=SHARE, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    image = axes.imshow(weights[best].numpy(), cmap=SHARE, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
     if causal:
         edges = np.arange(places + 1) - 0.5
         axes.fill_between(
@@ -57,7 +59,8 @@ def attention_maps(words: Sequence[str], weights: Tensor) -> Figure:
     style.dress(axes, x="is read", y="reads")
     axes.spines[:].set_visible(False)
     axes.set_title(f"layer {best[0] + 1}, head {best[1] + 1}", fontsize=style.TICK, color=style.GREY, loc="left")
-    style.name_ticks(axes, "x", shown, most=40, rotate=style.longest(shown) > 2)
+    turned = style.longest(shown) > 2
+    style.name_ticks(axes, "x", shown, most=30 if turned else 40, rotate=turned)
     style.name_ticks(axes, "y", shown, most=30)
     bar = lower.colorbar(image, ax=axes, pad=0.01, aspect=20)
     bar.set_label("weight", fontsize=style.LABEL, color=style.INK)

@@ -20,6 +20,8 @@ SMALLEST_NUMBER, LARGEST_NUMBER = 5.5, 14.0
 """Font sizes in points; matrices whose counts would have to be smaller show them by colour only."""
 MOST_NAMES = 25
 """Of more classes than this, only every second, third … name stands along an axis."""
+LONGEST_NAME = 24
+"""Letters of a class's name."""
 MOST_CLASSES = 20
 """The chart of scores shows this many classes at most: the hardest."""
 
@@ -34,7 +36,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     counts = matrix.numpy()
     classes = len(counts)
     mistakes = counts - np.diag(np.diag(counts))
-    names = style.short_names(class_names)
+    names = style.short_names(class_names, LONGEST_NAME)
     sizes = [_number_size(int(part.max()), classes) for part in (np.diag(counts), mistakes)]
     with_numbers = classes <= WITH_NUMBERS and min(sizes) >= SMALLEST_NUMBER
     figure = style.new_figure(7.5 if with_numbers else 6.6)
@@ -70,7 +72,7 @@ def class_scores_chart(precision: Tensor, recall: Tensor, f1: Tensor, *, given: 
         class_names: C names.
     """
     order = f1.argsort(stable=True)[:MOST_CLASSES].tolist()
-    names = style.short_names(class_names)
+    names = style.short_names(class_names, LONGEST_NAME)
     rows = np.arange(len(order))
     scores = [part[order].numpy() for part in (precision, recall, f1)]
     lowest, highest = np.min(scores, axis=0), np.max(scores, axis=0)

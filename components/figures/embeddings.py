@@ -1,7 +1,9 @@
 """Texts as points: what lies near what."""
 
+import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +17,7 @@ COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE)
 MARKS = ("o", "s", "^", "D", "v")
 LETTERS = 88
 """Of a text the beginning is shown."""
+BESIDE: dict[str, Any] = {"fontsize": style.LABEL, "xytext": (4, 4), "textcoords": "offset points"}
 NAMED = 5
 """Texts that are named with their nearest neighbour, at most."""
 
@@ -26,7 +29,9 @@ def embedding_map(
     groups: Sequence[int] | None = None,
     names: Sequence[str] = (),
     named: Sequence[int] = (),
+    among: int = 0,
     copies_count: bool = False,
+    title: str = "",
 ) -> Figure:
     """Texts in the plane of their vectors' first two principal components, some of them named with their nearest neighbour.
 
@@ -39,13 +44,14 @@ def embedding_map(
         groups: each text's group, 0, 1 …; None: all the same.
         names: of the groups.
         named: places of the texts to name; none: some, evenly spaced.
+        among: the place from which on texts are neighbours.
         copies_count: whether a text that is there again may be its own neighbour, as where the vectors are not the texts' alone.
+        title: what is seen, in words; empty: how many texts of a class have a neighbour of their own.
     """
     points, share = principal_components(vectors)
-    same = copies(texts, texts)
-    if copies_count or bool(same.all()):  # nothing but copies of one text are at least each other's
-        same = torch.eye(len(texts)).bool()
-    places, similarity = nearest(cosines(vectors, vectors), 1, but=same)
+    but = torch.eye(len(texts)).bool() if copies_count else copies(texts, texts)
+    but[:, :among] = True
+    places, similarity = nearest(cosines(vectors, vectors), 1, but=but)
     chosen = list(named or range(0, len(texts), -(-len(texts) // NAMED)))[:NAMED]
     figure = style.new_figure(4.8 + 0.34 * len(chosen))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.6, 0.2 + 0.34 * len(chosen)]).flat
@@ -58,18 +64,21 @@ def embedding_map(
         axes.scatter(*points[own].T.tolist(), s=22, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label)
     rows = []
     for number, place in enumerate(chosen, 1):
+        rows.append(f"{number}   {_short(texts[place])}")
+        axes.annotate(str(number), points[place].tolist(), weight="bold", **BESIDE)
+        if not places.numel() or float(similarity[place, 0]) == -math.inf:  # it has none but copies
+            continue
         other, cosine = int(places[place, 0]), float(similarity[place, 0])
         axes.plot(*points[[place, other]].T.tolist(), color=style.INK, linewidth=1)
-        for label, at, weight in ((f"{number}", place, "bold"), (f"{number}′", other, "normal")):
-            axes.annotate(label, points[at].tolist(), fontsize=style.LABEL, weight=weight, xytext=(4, 4), textcoords="offset points")
-        rows.append(f"{number}   {_short(texts[place])}\n{number}′  {_short(texts[other])}  ({cosine:.2f})")
+        axes.annotate(f"{number}′", points[other].tolist(), **BESIDE)
+        rows.append(f"{number}′  {_short(texts[other])}  ({cosine:.2f})")
     axes.set_xticks([])
     axes.set_yticks([])
     style.dress(axes, x=f"first component, {style.percent(float(share[0]))} of the variance", y=f"second, {style.percent(_second(share))}")
     lower.text(0.02, 0.98, "\n".join(rows), fontsize=style.NOTE, color=style.INK, va="top", family="DejaVu Sans Mono")
     if len(names) > 1 and groups is not None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=len(names), frameon=False, fontsize=style.TICK)
-    style.headline(figure, _what_neighbours_are(places, kinds, grouped=groups is not None and len(set(kinds)) > 1))
+    style.headline(figure, title or _what_neighbours_are(places, kinds, grouped=groups is not None and len(set(kinds)) > 1))
     return style.finish(figure)
 
 

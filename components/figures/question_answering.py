@@ -1,14 +1,20 @@
 """What a model that answers questions is good at, and what it says."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from components.figures import style
 
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)
 HATCHES = ("", "//", "..", "xx")
+AS_PEOPLE, PARTLY, OTHERWISE = style.BLUE, "#cfe4f1", "#f7d3bd"
+KEYS = {"as people did": AS_PEOPLE, "some of the words": PARTLY, "none of them": OTHERWISE}
+SHOWN_CONTEXT = 100
+"""Characters of a context."""
 
 
 def score_by_group(models: Mapping[str, Mapping[str, tuple[float, int]]], *, what: str, ordered: bool = False) -> Figure:
@@ -41,34 +47,80 @@ def score_by_group(models: Mapping[str, Mapping[str, tuple[float, int]]], *, wha
     return style.finish(figure)
 
 
-def answers_table(rows: Sequence[tuple[str, Sequence[str], str, float]]) -> Figure:
-    """A row a question: the question, the answer given, and what the model said: blue where it is right, light blue partly, orange not.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question, and what became of it.
 
-    Args:
-        rows: question, answers given, what the model said, F1.
+    Attributes:
+        question: as it was asked.
+        context: the text that it is about; may be empty.
+        given: the answers of people; none where there is none.
+        said: what the model said; empty for nothing.
+        f1: 0 … 1.
     """
-    height = 0.62
-    figure = style.new_figure(1.2 + height * len(rows))
+
+    question: str
+    context: str
+    given: Sequence[str]
+    said: str
+    f1: float
+
+
+def answers_table(rows: Sequence[Asked]) -> Figure:
+    """A row a question: the question, the answer given, what the model said, and below them the context around the answer."""
+    figure = style.new_figure(1.6 + 0.86 * len(rows))
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    axes.set_ylim(len(rows) - 0.4, -1.0)
+    axes.set_ylim(len(rows) - 0.4, -0.9)
     columns = ((0.0, "question", 46), (0.47, "given", 24), (0.73, "the model's answer", 26))
     for place, name, _ in columns:
-        axes.text(place, -0.75, name, fontsize=style.NOTE, color=style.GREY, va="center")
-    for row, (question, given, said, f1) in enumerate(rows):
-        colour = style.BLUE if f1 == 1 else "#cfe4f1" if f1 > 0 else "#f7d3bd"
-        texts = (question, given[0] if given else "(none)", said or "(none)")
+        axes.text(place, -0.7, name, fontsize=style.NOTE, color=style.GREY, va="center")
+    for row, asked in enumerate(rows):
+        colour = AS_PEOPLE if asked.f1 == 1 else PARTLY if asked.f1 > 0 else OTHERWISE
+        texts = (asked.question, asked.given[0] if asked.given else "(none)", asked.said or "(none)")
         for number, ((place, _, wide), text) in enumerate(zip(columns, texts, strict=True)):
-            plain = "".join(letter if letter.isprintable() else " " for letter in text).replace("$", r"\$")
-            lines = style.lines(style.isolated(plain), wide, most=2) or [""]
-            ink = style.PAPER if number == 2 and f1 == 1 else style.INK
-            written = axes.text(place, row, "\n".join(lines), fontsize=style.NOTE, color=ink, va="center")
+            lines = style.lines(style.isolated(shortened(_plain(text), int(1.8 * wide))), wide, most=2) or [""]
+            ink = style.PAPER if number == 2 and asked.f1 == 1 else style.INK
+            written = axes.text(place, row - 0.12, "\n".join(lines), fontsize=style.NOTE, color=ink, va="center")
             if number == 2:
                 written.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 2.5})
-    right = sum(f1 == 1 for *_, f1 in rows)
+        around_it = around(_plain(asked.context), _plain(asked.given[0] if asked.given else asked.said), SHOWN_CONTEXT)
+        axes.text(0, row + 0.3, style.isolated(around_it), fontsize=style.NOTE, color=style.GREY, va="center")
+    for written in axes.texts:
+        written.set_in_layout(False)  # their places are fixed; a long one would make the columns narrower
+    keys = [Patch(facecolor=colour, label=name) for name, colour in KEYS.items()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=style.TICK)
+    right = sum(asked.f1 == 1 for asked in rows)
     style.headline(figure, f"{right} of {len(rows)} questions are answered as people did")
     return style.finish(figure)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters of a text: its beginning and its end."""
+    if len(text) <= most:
+        return text
+    head, tail = text[: (most - 3) // 2], text[len(text) - (most - 2) // 2 :]
+    return f"{head.rpartition(' ')[0] or head} … {tail.partition(' ')[2] or tail}"
+
+
+def around(context: str, answer: str, most: int) -> str:
+    """At most `most` characters of a context, the answer in the middle of them where it stands there."""
+    if len(context) <= most:
+        return context
+    begin = max(context.find(answer), 0)
+    first = min(max(begin - max(most - len(answer), 0) // 2, 0), len(context) - most)
+    shown = context[first : first + most]
+    if first > 0:
+        shown = f"… {shown[2:].partition(' ')[2] or shown[2:]}"
+    if first + most < len(context):
+        shown = f"{shown[:-2].rpartition(' ')[0] or shown[:-2]} …"
+    return shown
+
+
+def _plain(text: str) -> str:
+    """A text as it can stand in a figure: one line, nothing taken for mathematics between dollars."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split()).replace("$", r"\$")
 
 
 def _extremes(name: str, found: Mapping[str, tuple[float, int]]) -> str:

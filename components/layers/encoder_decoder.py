@@ -90,6 +90,15 @@ class Stack(nn.Module):
         states: Tensor = self.norm(vectors)
         return states
 
+    def attentions(self, vectors: Tensor) -> list[Tensor]:
+        """An encoder's vectors (B, S, C) without padding → for each block (B, H, S, S): how much every place reads of every other."""
+        found = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            found.append(block.attention_weights(vectors))
+            vectors = block(vectors)
+        return found
+
     def reads(self, states: Tensor, mask: Tensor) -> Encoded:
         """What a decoder's blocks read of an encoder's states (B, S, C), and where there are words (B, S)."""
         return Encoded(tuple(cross.keys_values(states) for cross in self._crossings()), mask)

@@ -115,9 +115,12 @@ class Bart(nn.Module):
     def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Encoded, State]:
         """Source (B, S), lengths (B,) → what the decoder reads of it, and the state it begins with."""
         mask = present(inputs, lengths)
-        vectors = self.drop(self.encoder_norm(self.encoder_positions(self.embed(inputs))))
-        encoded = self.decoder.reads(self.encoder(vectors, mask), mask)
+        encoded = self.decoder.reads(self.encoder(self._read(inputs), mask), mask)
         return encoded, self.decoder.begin(encoded)
+
+    def attentions(self, inputs: Tensor) -> list[Tensor]:
+        """Source (B, S) without padding → for each of the encoder's blocks (B, H, S, S): how much every place reads of every other."""
+        return self.encoder.attentions(self._read(inputs))
 
     def decode(self, tokens: Tensor, state: State, encoded: Encoded) -> tuple[Tensor, State]:
         """Tokens (B, T) that follow on a state → logits (B, T, V) of what follows each, and the state after the last."""
@@ -132,6 +135,11 @@ class Bart(nn.Module):
     def looks(self, tokens: Tensor, state: State, encoded: Encoded) -> Tensor:  # noqa: ARG002 — it begins at the first token
         """Tokens (B, T) from the first on → weights (B, N, H, T, S) that each head of each block looked at the source with."""
         return self.decoder.looks(self._written(tokens, 0), encoded)
+
+    def _read(self, inputs: Tensor) -> Tensor:
+        """Source (B, S) → the encoder's vectors (B, S, C)."""
+        vectors: Tensor = self.drop(self.encoder_norm(self.encoder_positions(self.embed(inputs))))
+        return vectors
 
     def _written(self, tokens: Tensor, start: int) -> Tensor:
         """Tokens (B, T), the first of which stands at `start` → the decoder's vectors (B, T, C)."""

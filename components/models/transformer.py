@@ -116,6 +116,10 @@ class Transformer(nn.Module):
         encoded = self.decoder.reads(self.encoder(self._vectors(self.source_embed, inputs), mask), mask)
         return encoded, self.decoder.begin(encoded)
 
+    def attentions(self, inputs: Tensor) -> list[Tensor]:
+        """Source (B, S) without padding → for each of the encoder's blocks (B, H, S, S): how much every place reads of every other."""
+        return self.encoder.attentions(self._vectors(self.source_embed, inputs))
+
     def decode(self, tokens: Tensor, state: State, encoded: Encoded) -> tuple[Tensor, State]:
         """Tokens (B, T) that follow on a state → logits (B, T, V) of what follows each, and the state after the last."""
         hidden, state = self.decoder.decode(self._vectors(self.target_embed, tokens, state[0].shape[2]), state, encoded)

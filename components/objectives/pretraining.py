@@ -24,6 +24,7 @@ from components.data.tokens import Vocabulary
 from components.errors import DataError
 from components.objectives.language_modelling import perplexity
 from components.objectives.sequence_classification import unknown_tokens
+from components.objectives.transformer_pictures import pictures_of
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ class Pretraining:
         return {"loss_by_position": loss_by_position({name: nll_by_place(outcomes) for name, (_, outcomes) in runs.items()})}
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
-        """`masked_words`: words of the split's first examples, as they stand among others, and what the model takes them for."""
+        """`masked_words`: words of the split's first examples, as they stand among others, and what the model takes them for.
+
+        And of a transformer `attention` over a pair of texts, and `positions`.
+        """
         from components.figures.pretraining import Masked, masked_words
 
         vocabulary = Vocabulary.load(self.vocabulary)
@@ -173,7 +177,7 @@ class Pretraining:
             guesses = zip(vocabulary.tokens(likeliest.indices[number].tolist()), likeliest.values[number].tolist(), strict=True)
             truth = vocabulary.tokens([int(batch["targets"][row, place])])[0]
             shown.append(Masked(vocabulary.tokens(before), truth, vocabulary.tokens(behind), list(guesses)))
-        return {"masked_words": masked_words(shown)} if shown else {}
+        return pictures_of(model, split, vocabulary) | ({"masked_words": masked_words(shown)} if shown else {})
 
 
 def nll_by_place(outcomes: Outcomes) -> list[tuple[int, float, int]]:

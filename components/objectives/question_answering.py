@@ -28,6 +28,7 @@ from components.data.tokens import Vocabulary
 from components.errors import DataError
 from components.metrics.question_answering import exact_match, word_f1, words
 from components.objectives.sequence_classification import unknown_tokens
+from components.objectives.transformer_pictures import pictures_of
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -162,12 +163,26 @@ class QuestionAnswering:
             raise DataError("there are no examples to measure: the split is empty")
         return {name: outcomes[name].mean().item() for name in ("exact_match", "f1", "nll")}
 
-    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
+    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
+        """Of a transformer `attention` over a question and the beginning of its context, and `positions`."""
+        return pictures_of(model, split, Vocabulary.load(self.vocabulary))
+
+    def figures(self, outcomes: Outcomes, split: Split) -> dict[str, Figure]:
         """`f1_by_question`: by who, what, when …; `f1_by_length` of the answer; `answers`: some questions and what was said."""
-        from components.figures.question_answering import answers_table
+        from components.figures.question_answering import Asked, answers_table
 
         shown = range(min(SHOWN_QUESTIONS, len(outcomes["question"])))
-        rows = [(outcomes["question"][i], outcomes["answers"][i], outcomes["prediction"][i], float(outcomes["f1"][i])) for i in shown]
+        context = getattr(split, "context", lambda _: "")
+        rows = [
+            Asked(
+                question=outcomes["question"][i],
+                context=context(int(outcomes["index"][i])),
+                given=outcomes["answers"][i],
+                said=outcomes["prediction"][i],
+                f1=float(outcomes["f1"][i]),
+            )
+            for i in shown
+        ]
         return self._by_kind({"": outcomes}) | {"answers": answers_table(rows)}
 
     def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> dict[str, Figure]:  # noqa: ARG002 — as others

@@ -19,6 +19,7 @@ from components.metrics.classification import confusion_matrix
 from components.metrics.relations import relation_f1
 from components.objectives.classification import Classification
 from components.objectives.sequence_classification import SequenceClassification
+from components.objectives.transformer_pictures import pictures_of
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class Relations(SequenceClassification):
         assert self.vocabulary is not None
         return self.logits(model, {"inputs": tokens, "lengths": lengths, "places": places_of(tokens, Vocabulary.load(self.vocabulary))})
 
-    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:  # noqa: ARG002 — every objective's signature
-        """None: what moved a decision is drawn for whole texts only."""
-        return {}
+    def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
+        """Of a transformer `attention` over one sentence, and `positions`; what moved a decision is drawn for whole texts only."""
+        assert self.vocabulary is not None
+        return pictures_of(model, split, Vocabulary.load(self.vocabulary))
 
 
 def _direction_first(name: str) -> str:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from components.data.tokens import END, PAD, START, Vocabulary
 from components.decoding import at_least, beam_search, greedy, no_repeats
 from components.objectives.sequence_classification import unknown_tokens
+from components.objectives.transformer_pictures import pictures_of
 from components.protocols import Batch, Model, Outcomes, Split
 
 if TYPE_CHECKING:
@@ -96,19 +97,22 @@ class Writing:
         return {"text": Vocabulary.load(self.target_vocabulary).decode(ids)} | ({"unknown": unknown} if unknown else {}) | cut
 
     def explain(self, model: nn.Module, split: Split) -> "dict[str, Figure]":
-        """Pictures that need the model: `alignment`, where it looked while it wrote; `cross-attention`, the same by layer and head."""
+        """Pictures that need the model: `alignment`, where it looked while it wrote; `cross-attention`, the same by layer and head.
+
+        Of a transformer also `attention`, where its encoder looks, and `positions`.
+        """
         from components.figures.translation import alignment, cross_attention
 
         sources, targets = Vocabulary.load(self.vocabulary), Vocabulary.load(self.target_vocabulary)
         assert split.lengths is not None
         sizes = split.batch(torch.arange(min(len(split), 500)))["lengths"]
-        fitting = torch.nonzero(sizes <= SHOWN_TOKENS).flatten()
-        figures = {}
+        fitting = torch.nonzero(sizes <= max(SHOWN_TOKENS, int(sizes.min()))).flatten()
+        figures = pictures_of(model, split, sources)
         for number, place in enumerate(fitting[sizes[fitting].argsort(descending=True, stable=True)][:SHOWN_PAIRS].tolist(), start=1):
             batch = split.batch(torch.tensor([place]))
             written, weights = self.looked(model, batch)
             if weights is None:
-                return {}
+                return figures
             names = sources.tokens(batch["inputs"][0].tolist()), targets.tokens(written.tolist())
             figures[f"alignment-{number}"] = alignment(*names, weights.mean((0, 1)))
             if number == 1 and weights[:, :, 0, 0].numel() > 1:

@@ -78,7 +78,9 @@ def embed(
                 groups=[int(place >= len(texts)) for place in range(len(shown))] if others else None,
                 names=["given", "among"],
                 named=range(len(texts)),
+                among=len(texts) if others else 0,
                 copies_count=bool(word),
+                title=f"{len(texts):,} texts among {len(others):,}, and what is nearest to them" if others else "",
             )
             try:
                 drawn.savefig(picture, format="png")

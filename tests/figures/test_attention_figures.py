@@ -32,6 +32,19 @@ def test_the_sharpest_head_is_found_and_shown_with_its_words():
     assert not shown.collections
 
 
+def test_maps_are_as_high_as_they_are_wide_and_share_a_scale():
+    given = torch.full((2, 3, 30, 30), 0.03)
+    given[1, 2, 4, 5] = 0.13
+    figure = attention_maps(["word"] * 30, given)
+    for axes in figure.axes[:6]:
+        assert axes.get_aspect() == 1
+        assert axes.images[0].get_clim() == (0, pytest.approx(0.13))
+        axes.apply_aspect()
+        box = axes.get_window_extent()
+        assert box.height == pytest.approx(box.width, rel=0.02)
+        assert box.height > 100, "as large as there is room for"
+
+
 def test_a_masked_triangle_is_hatched():
     given = torch.softmax(torch.zeros(1, 2, 4, 4).masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), float("-inf")), -1)
     figure = attention_maps(WORDS, given)
@@ -87,4 +100,9 @@ def test_a_texts_own_copy_is_no_neighbour_of_it():
     (words,) = [text.get_text() for part in figure.subfigs for text in part.texts]
     assert words.splitlines() == ["1   same", "1′  snow  (0.10)"]
     figure = embedding_map(vectors, ["same", "same", "rain", "snow"], named=[0], copies_count=True)
+    assert "1′  same  (1.00)" in next(text.get_text() for part in figure.subfigs for text in part.texts)
+    alone = embedding_map(vectors[:2], ["same", "same"], named=[0])
+    assert [text.get_text() for part in alone.subfigs for text in part.texts] == ["1   same"]
+    figure = embedding_map(vectors, ["snow", "same", "rain", "snow"], groups=[0, 1, 1, 1], named=[0], among=1, title="one among three")
+    assert title(figure) == "one among three"
     assert "1′  same  (1.00)" in next(text.get_text() for part in figure.subfigs for text in part.texts)

@@ -159,6 +159,8 @@ def test_confusion_names_the_most_frequent_mistake_and_shows_counts_or_a_scale()
     large = confusion(100)
     assert not large.axes[0].texts
     assert [axes.get_ylabel() for axes in large.axes[1:]] == ["right answers (count)", "mistakes (count)"]
+    longest = confusion_figure(torch.eye(2, dtype=torch.int64), ["1→2 Entity-Destination", "2→1 Instrument-Agency"]).axes[0]
+    assert [label.get_text() for label in longest.get_yticklabels()] == ["1→2 Entity-Destination", "2→1 Instrument-Agency"]
     assert confusion_figure(torch.eye(3, dtype=torch.int64), ["a", "b", "c"]).get_suptitle() == "No class is taken for another"
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lab_command import lab
 from trainings import here, result
 
 from components.data.tokens import Vocabulary
 from flows.lab.settings import Settings
+from flows.parts import load_model, prepare_data
 from flows.records import logged_model, serving
 
 TINY = [
@@ -60,6 +62,17 @@ def test_marked_things_get_a_relation(settings: Settings) -> None:
     (answer,) = done.json["predictions"]
     assert (done.code, answer["truncated"], answer["tokens"]) == (0, True, 208 + 2)
     assert 8 < answer["tokens_read"] < 100
+
+
+@pytest.mark.parametrize("run", ["answers", "relations", "masked"])
+def test_where_an_encoder_looks_is_drawn(settings: Settings, run: str) -> None:
+    loaded = load_model(settings.runs / run / "model")
+    split = prepare_data(loaded.config, settings).splits["test"]
+    drawn = loaded.objective.explain(loaded.model, split)  # type: ignore[attr-defined]
+    assert {"attention", "positions"} <= set(drawn)
+    batch = split.batch(torch.tensor([0]))
+    read = min(int(batch["lengths"][0]), 40)
+    assert drawn["attention"].axes[2].images[0].get_array().shape == (read, read)
 
 
 def test_a_masked_word_is_told(settings: Settings) -> None:

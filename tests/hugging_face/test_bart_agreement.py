@@ -113,6 +113,8 @@ def test_looks_where_the_reference_looks(transformers: ModuleType, tmp_path: Pat
     found = model.looks(GIVEN, state, encoded)
     expected = reference(input_ids=SOURCE, attention_mask=WORDS.long(), decoder_input_ids=GIVEN, output_attentions=True).cross_attentions
     assert same(found, torch.stack(expected, dim=1))
+    whole = reference(input_ids=SOURCE[:1], decoder_input_ids=GIVEN[:1], output_attentions=True).encoder_attentions
+    assert same(torch.stack(model.attentions(SOURCE[:1])), torch.stack(whole))
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_bert_learns_a_batch_and_answers_a_person(tmp_path: Path):
     pair = objective.answer(model, data.read("ann eats ||| bob snow", found.facts))
     assert 0 <= pair["follows"] <= 1
     assert pair["unknown"] == 1
-    assert objective.explain(model, split).keys() == {"masked_words"}
+    assert objective.explain(model, split).keys() == {"masked_words", "attention", "positions"}
     assert objective.figures(outcomes, split).keys() == {"loss_by_position"}
     assert objective.compare({"a": (model, outcomes), "b": (model, outcomes)}, split).keys() == {"loss_by_position"}
 

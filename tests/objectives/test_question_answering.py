@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from components.data.question_split import Question, QuestionSplit, tensors_of
 from components.data.tokens import BERTS_SPECIALS, TokenSettings, Vocabulary
+from components.figures.question_answering import around, shortened
 from components.models.bert import Bert
 from components.objectives.question_answering import QuestionAnswering, best_spans, grouped, kind
 
@@ -33,6 +34,35 @@ class Points:
 
 def objective(**settings) -> QuestionAnswering:
     return QuestionAnswering(vocabulary=WORDS.dump(), **settings)
+
+
+def test_long_cells_lose_their_middle_and_a_context_what_is_far_from_the_answer():
+    assert shortened("one two three", 13) == "one two three"
+    assert shortened("one two three four five six seven", 20) == "one two … seven"
+    assert around("a b c", "c", 5) == "a b c"
+    text = " ".join(str(number) for number in range(100))
+    assert around(text, "50", 20) == "… 48 49 50 51 52 …"
+    assert around(text, "0", 20).startswith("0 1 2 3")
+    assert around(text, "99", 20).endswith("97 98 99")
+    assert "50" in around(text, "nowhere", 400)
+
+
+def test_answers_are_shown_with_a_key_and_their_contexts():
+    part = split("Smiljan", "Smiljan", "1856")
+    outcomes = {
+        "index": torch.arange(3),
+        "question": [ASK] * 3,
+        "answers": [["Smiljan"], ["Smiljan"], ["1856"]],
+        "prediction": ["Smiljan", "in Smiljan", "York"],
+        "f1": torch.tensor([1.0, 0.7, 0.0]),
+    }
+    figure = objective().figures(outcomes, part)["answers"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as people did", "some of the words", "none of them"]
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words.count(CONTEXT) == 3
+    fills = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
+    boxes = [text.get_bbox_patch().get_facecolor() for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+    assert boxes == fills
 
 
 def test_the_search_finds_what_trying_everything_finds():

@@ -72,4 +72,4 @@ def test_bert_tells_relations_by_the_marks_places():
     told = objective.answer(model, split().batch(torch.tensor([1])))
     assert told["answers"][0]["label"] == "Part(e2,e1)"
     assert objective.figures(outcomes, split()).keys() == {"confusion", "classes", "calibration"}
-    assert objective.explain(model, split()) == {}
+    assert objective.explain(model, split()).keys() == {"attention", "positions"}
