@@ -30,6 +30,12 @@ class Earlier:
     experiment: str
     overrides: list[str]
 
+    def announced(self, asked: Sequence[str]) -> str:
+        """A line for whoever waits for what they `asked` for: what is trained first, and which of the overrides do not reach it."""
+        others = [text for text in asked if text not in self.overrides and not text.startswith(("experiment=", "pretrained=", "name="))]
+        left = f" (without {' '.join(others)})" if others else ""
+        return f"training {' '.join(self.overrides)} first{left}: its weights are what this begins with"
+
 
 def needed(overrides: Sequence[str], settings: Settings) -> list[Earlier]:
     """The experiments that `pretrained` names, and so on, that no run and no version stands for, in order.

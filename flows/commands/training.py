@@ -101,7 +101,7 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
         if not first:
             raise
     for earlier in first:
-        output.say(f"training {' '.join(earlier.overrides).removeprefix('experiment=')} first: its weights are what this begins with")
+        output.say(earlier.announced(request["overrides"]))
         _train_this(output, {"overrides": earlier.overrides}, settings)
     return _train_this(output, request, settings)
 

@@ -232,6 +232,10 @@ def test_overrides_reach_the_stages_before_where_these_have_to_agree(settings: S
     assert [each.overrides for each in pretraining.needed([*STAGES, "model.stage=boxes", "model.dropout=0.25", "seed=3"], settings)] == [
         [f"experiment=rcnn_scenes_{name}", "data.of.train=40", "model.dropout=0.25"] for name in ("features", "svms")
     ]
+    first, _ = pretraining.needed(STAGES, settings)
+    assert first.announced(STAGES) == (
+        "training experiment=rcnn_scenes_features data.of.train=40 first (without trainer.epochs=1): its weights are what this begins with"
+    )
     (earlier,) = pretraining.needed(["experiment=mlp_digits", "data.split_seed=3", "pretrained=experiment:mlp_mnist"], settings)
     assert earlier.overrides == ["experiment=mlp_mnist"], "what was trained on other data has settings of its own"
 
