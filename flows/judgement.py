@@ -19,18 +19,18 @@ def judge(config: Any) -> dict[str, Any]:
         RequestError: this machine cannot train in so many processes.
     """
     found = validate(config)
-    _refuse_without_regions(found)
-    stages = [section["stage"] for section in (found["model"], found["objective"]) if "stage" in section]
-    if len(set(stages)) > 1:
-        raise ConfigError(f"objective.stage: {stages[1]} is not what the model learns (model.stage is {stages[0]})")
+    refuse_misfits(found)
     build(found["data"])  # whose constructor refuses settings that do not go together
     if (trainer := build(found["trainer"])).grouped:
         group.check(trainer)
     return found
 
 
-def _refuse_without_regions(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError where an objective looks at regions that come with the data, and these come without."""
+def refuse_misfits(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where an objective learns another stage than the model, or looks at regions that its data come without."""
+    stages = [section["stage"] for section in (config["model"], config["objective"]) if "stage" in section]
+    if len(set(stages)) > 1:
+        raise ConfigError(f"objective.stage: {stages[1]} is not what the model learns (model.stage is {stages[0]})")
     objective, data = (resolve(config[name]["_target_"], name, group=name) for name in ("objective", "data"))
     if getattr(objective, "looks_at_regions", False) and not getattr(data, "has_regions", False):
         raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.errors import RequestError
 from flows import lineage, runs
 from flows.config.compose import compose
 from flows.judgement import judge
@@ -41,7 +42,7 @@ def needed(overrides: Sequence[str], settings: Settings) -> list[Earlier]:
     """The experiments that `pretrained` names, and so on, that no run and no version stands for, in order.
 
     Raises:
-        RequestError: there is no such experiment, or they go round in a circle.
+        RequestError: there is no such experiment, they go round in a circle, or one is no stage of what it is said to be a stage of.
         ConfigError: the overrides are wrong, for the request itself or for an experiment before it.
     """
     found: list[Earlier] = []
@@ -55,7 +56,11 @@ def needed(overrides: Sequence[str], settings: Settings) -> list[Earlier]:
         is_stage = config["pretrained"].startswith("stage:")
         asked = [f"experiment={name}", *(text for text in asked if is_stage and _shared(text))]
         found.append(Earlier(name, asked))
-        config = judge(compose(asked))
+        later, config = config, judge(compose(asked))
+        if is_stage and not runs.same_task(later, config):
+            raise RequestError(
+                f"pretrained: {name} is no stage before this: it has other data, another model or activation (pretrained=experiment:{name})"
+            )
     return found[::-1]
 
 

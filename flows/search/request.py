@@ -14,6 +14,7 @@ from flows.config.build import build, validate
 from flows.config.compose import compose
 from flows.config.overrides import parse
 from flows.config.words import shown
+from flows.judgement import refuse_misfits
 from flows.search import crew
 from flows.search import plan as plans
 from flows.search import space as spaces
@@ -60,6 +61,8 @@ def read(overrides: Sequence[str]) -> Request:
     if config["trainer"].get("processes", 1) * config["trainer"].get("nodes", 1) > 1:
         raise ConfigError("trainer.processes: a trial trains in one process; more workers run more trials at once (search.workers=…)")
     space = spaces.read(plan, source, own)
+    if not {key.partition(".")[0] for key in space.keys} & {"experiment", "data", "objective", "model"}:
+        refuse_misfits(config)
     if config["trainer"].get("threads", 0) == 0 and "trainer.threads" not in space.keys:
         threads = 1 if plan.backend in ("vectorised", "auto") else crew.threads(plan.workers or 1)
         own = [*own, f"trainer.threads={threads}"]  # said openly: sums, and so results, depend on it

@@ -255,6 +255,11 @@ def test_overrides_are_judged_before_the_stages_are_trained(settings: Settings, 
         pretraining.needed(["experiment=rcnn_scenes", wrong], settings)
 
 
+def test_an_experiment_of_another_task_is_no_stage_before(settings: Settings) -> None:
+    with pytest.raises(RequestError, match=r"mlp_mnist is no stage before this: it has other data, .* \(pretrained=experiment:mlp_mnist\)"):
+        pretraining.needed(["experiment=mlp_digits", "pretrained=stage:mlp_mnist"], settings)
+
+
 def test_only_a_run_on_the_same_task_is_the_stage_before(settings: Settings) -> None:
     config = judge(compose(STAGES))
     run = finished(settings, "a-1", "rcnn_scenes_svms", 0.5, network(2))

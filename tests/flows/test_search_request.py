@@ -38,6 +38,13 @@ def test_what_cannot_be_judged_by_is_refused(text: str, message: str) -> None:
     assert str(raised.value).startswith(message)
 
 
+def test_a_sweep_of_what_does_not_go_together_is_refused_before_its_trials() -> None:
+    chosen = ["model=fast_rcnn", "objective=given_regions", "search=initializers"]
+    with pytest.raises(ConfigError, match="data: GivenRegions looks at regions that come with the pictures, and Scenes has none"):
+        check_request([*chosen, "data=scenes"])
+    check_request([*chosen, "data=scenes_regions"])
+
+
 def test_what_goes_on_can_have_another_budget_and_nothing_else() -> None:
     assert changes(["search.trials=60", "search.backend=auto"]) == {"trials": 60, "backend": "auto"}
     with pytest.raises(ConfigError, match=r"^search\.sampler: a sweep goes on as it was, but for its budget \(allowed: search\.trials, "):
