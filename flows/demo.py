@@ -39,7 +39,7 @@ def demo(output: Output) -> None:
 
     settings = Settings.load()
     if servers.up(settings, say):
-        say(f"the lab is up: Prefect {settings.prefect_ui}  MLflow {settings.mlflow_uri}")
+        say(f"the lab is up: Prefect {settings.prefect_ui}  MLflow {settings.mlflow_ui}")
     else:
         say("the lab is already running")
     prepare = queue(settings, "prepare-data/prepare-data", {"data": "mnist"})
@@ -51,7 +51,7 @@ def demo(output: Output) -> None:
     champion = max(rows, key=lambda row: row["monitor"][2])
     output.say(f"The champion of mnist-classification, by validation accuracy, is {champion['run']}.")
     output.say(f"Prefect  {settings.prefect_ui}   choose the deployment `train`, then Run")
-    output.say(f"MLflow   {settings.mlflow_uri}")
+    output.say(f"MLflow   {settings.mlflow_ui}")
     output.say("The lab keeps running; stop it with: .venv/bin/lab down")
 
 

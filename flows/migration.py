@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import RequestError, RunError
 from flows import databases
-from flows.lab import launch, postgres, servers
+from flows.lab import artifact_addresses, launch, postgres, servers
 from flows.lab.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,14 +45,6 @@ COUNTED = {
     "links": ("lab", "link"),
 }
 """What people ask for after a move → store and table."""
-LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Where MLflow keeps addresses of artifacts."""
 
 
 def migrate(settings: Settings, say: Say = lambda _: None) -> dict[str, int]:
@@ -170,7 +162,7 @@ def _copy(name: str, source: str, settings: Settings, transactions: ExitStack, m
         for table in tables:
             _compare(old, new, table, counts[table.name])
         if moved:
-            _move_addresses(new, metadata, *moved)
+            artifact_addresses.move(new, *moved)
     except SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise RunError(f"copying {name} failed, and nothing was copied: {said}") from error
@@ -272,12 +264,3 @@ def _copy_artifacts(settings: Settings, say: Say) -> tuple[str, str] | None:
     store: Any = get_artifact_repository(settings.artifact_store)
     store.log_artifacts(str(settings.artifacts))
     return settings.artifacts.as_uri(), settings.artifact_store
-
-
-def _move_addresses(new: Connection, metadata: MetaData, before: str, after: str) -> None:
-    from sqlalchemy import func, update
-
-    for table, column in LOCATIONS:
-        place = metadata.tables[table].columns[column]
-        moved = {column: func.replace(place, before, after)}
-        new.execute(update(metadata.tables[table]).where(place.startswith(before, autoescape=True)).values(moved))

@@ -43,7 +43,7 @@ def up(
         "started": started,
         "delivered": delivered,
         "prefect": settings.prefect_ui,
-        "mlflow": settings.mlflow_uri,
+        "mlflow": settings.mlflow_ui,
         "home": str(settings.home),
     }
     if started:
@@ -51,7 +51,7 @@ def up(
     else:
         output.say("the lab is already running; nothing was changed")
     output.say(f"  Prefect  {settings.prefect_ui}")
-    output.say(f"  MLflow   {settings.mlflow_uri}")
+    output.say(f"  MLflow   {settings.mlflow_ui}")
     output.finish(**facts, seconds=round(time.monotonic() - begin, 2))
     if started and not detach:
         try:

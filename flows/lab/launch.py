@@ -13,14 +13,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from components.errors import RequestError, RunError
-from flows.lab import access, health, postgres, processes, timetable
+from flows.lab import access, artifact_addresses, health, postgres, processes, timetable
 from flows.lab.settings import LOOPBACK, WORK_POOL, Settings
 
 Migration = Callable[[], list[str]]
@@ -39,6 +41,7 @@ def main(server: str) -> int:
         os.execve(sys.executable, command, environment | prefect_server_environment(settings))  # noqa: S606 — no shell is meant
     if server == "mlflow":
         make_mlflow_database(settings)
+        artifact_addresses.settle(settings)
         shutil.rmtree(mlflow_metrics(settings), ignore_errors=True)  # counts of processes that are gone
         os.execve(sys.executable, mlflow_command(settings), environment | mlflow_server_environment(settings))  # noqa: S606
     wait_for_prefect(settings)
@@ -67,7 +70,7 @@ def look_after(command: Sequence[str], settings: Settings, environment: Mapping[
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, asked_to_stop)
-    worker = subprocess.Popen(command, env=environment, start_new_session=apart)
+    worker = subprocess.Popen(command, env={**environment, "TMPDIR": own_temporary_folder()}, start_new_session=apart)
     try:
         return worker.wait()
     except KeyboardInterrupt:
@@ -80,6 +83,23 @@ def look_after(command: Sequence[str], settings: Settings, environment: Mapping[
             worker.wait()
 
 
+def own_temporary_folder() -> str:
+    """A folder for temporary files that this person's workers share.
+
+    Prefect's worker makes `runner_storage` in the temporary folder, and whoever starts one first on a machine keeps all others out.
+    """
+    folder = Path(tempfile.gettempdir())
+    name = f"lab-{os.getuid()}"
+    if folder.name == name:  # a worker of a worker's run
+        return str(folder)
+    try:
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return str(folder)
+    mine = (folder / name).stat().st_uid == os.getuid() and not (folder / name).is_symlink()
+    return str(folder / name) if mine else str(folder)
+
+
 def worker_command(settings: Settings) -> list[str]:
     """Prefect's worker for the pool of the lab, which it makes when it is missing."""
     name, limit = ["--name", health.worker_name()], ["--limit", str(settings.workers)]
@@ -88,7 +108,7 @@ def worker_command(settings: Settings) -> list[str]:
 
 def prefect_server_environment(settings: Settings) -> dict[str, str]:
     """What the Prefect server needs besides what its clients need; the database's password is in the environment, not in the command."""
-    origins = [f"http://{host}:{settings.prefect_port}" for host in names(settings)]
+    origins = _origins(settings, settings.prefect_port, settings.public_prefect)
     login = access.read(settings.credentials)
     return {
         "PREFECT_SERVER_API_HOST": settings.host,
@@ -106,10 +126,11 @@ def prefect_server_environment(settings: Settings) -> dict[str, str]:
 def mlflow_server_environment(settings: Settings) -> dict[str, str]:
     """What the MLflow server needs besides what its clients need."""
     hosts = names(settings)
+    proxy = [urlsplit(settings.public_mlflow).netloc] if settings.public_mlflow else []
     given = {
         "MLFLOW_BACKEND_STORE_URI": settings.mlflow_store,
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([*hosts, *(f"{host}:{settings.mlflow_port}" for host in hosts)]),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{settings.mlflow_port}" for host in hosts),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(dict.fromkeys([*hosts, *(f"{host}:{settings.mlflow_port}" for host in hosts), *proxy])),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_origins(settings, settings.mlflow_port, settings.public_mlflow)),
     }
     login = access.read(settings.credentials)
     if login is None:
@@ -135,7 +156,7 @@ def mlflow_command(settings: Settings) -> list[str]:
     if access.read(settings.credentials) is None:
         return command
     counted = ["--expose-prometheus", str(mlflow_metrics(settings))] if find_spec("prometheus_flask_exporter") else []
-    return [*command, "--app-name", "basic-auth", *counted]
+    return [*command, *counted, "--app-name", "basic-auth"]
 
 
 def mlflow_metrics(settings: Settings) -> Path:
@@ -146,7 +167,16 @@ def mlflow_metrics(settings: Settings) -> Path:
 def names(settings: Settings) -> list[str]:
     """The hosts by which the servers are spoken to."""
     own = [LOOPBACK, "localhost", settings.near_host]
-    return list(dict.fromkeys([*own, *(settings.public_hosts or ([os.uname().nodename] if settings.beyond_loopback else []))]))
+    public = settings.public_hosts or ([os.uname().nodename] if settings.beyond_loopback else [])
+    proxies = [str(urlsplit(url).hostname) for url in (settings.public_prefect, settings.public_mlflow) if url]
+    return list(dict.fromkeys([*own, *public, *proxies]))
+
+
+def _origins(settings: Settings, port: int, public: str | None) -> list[str]:
+    """Where a page may come from that calls the server at `port`: from the server itself, by each of its names, or through its proxy."""
+    parts = urlsplit(public or "")
+    proxy = [f"{parts.scheme}://{parts.netloc}"] if public else []
+    return list(dict.fromkeys([*(f"http://{host}:{port}" for host in names(settings)), *proxy]))
 
 
 def _write_mlflow_access(settings: Settings) -> Path:

@@ -95,7 +95,8 @@ def prepared(url: str, password_file: Path | None, say: Callable[[str], None]) -
     """Make those databases that are missing, and hold the turn of making tables in them, over all machines, until the end of the `with`.
 
     Raises:
-        RunError: the server does not answer, or the user may not make a database; the message says which one is wanted.
+        RunError: the server does not answer, the user may not make a database (the message says which one is wanted), or one that is
+            there has another encoding than UTF8.
     """
     import psycopg
     from psycopg import sql
@@ -104,12 +105,13 @@ def prepared(url: str, password_file: Path | None, say: Callable[[str], None]) -
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])  # let go with the connection
         for name in _missing(connection, [database(url, part) for part in PARTS]):
             try:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(sql.Identifier(name)))
             except psycopg.Error as error:
                 said = " ".join(str(error).split())
                 owner = urlsplit(url).username or "you"
                 raise RunError(f"the database {name} could not be made ({said}); let its administrator make it for {owner}") from None
             say(f"made the database {name}")
+        _refuse_other_encodings(connection, [database(url, part) for part in PARTS])
         yield
 
 
@@ -125,3 +127,11 @@ def _administration(url: str, password_file: Path | None) -> Any:
 def _missing(connection: Any, names: list[str]) -> list[str]:
     found = {name for (name,) in connection.execute("SELECT datname FROM pg_database WHERE datname = ANY(%s)", [names])}
     return [name for name in names if name not in found]
+
+
+def _refuse_other_encodings(connection: Any, names: list[str]) -> None:
+    query = (
+        "SELECT datname, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = ANY(%s) AND pg_encoding_to_char(encoding) <> 'UTF8'"
+    )
+    for name, encoding in connection.execute(query, [names]):
+        raise RunError(f"the database {name} has the encoding {encoding}; drop it while it is empty, and it is made again with UTF8")

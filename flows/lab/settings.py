@@ -11,6 +11,7 @@
 | `LAB_ARTIFACTS` | `artifacts` of LAB_HOME | folder that all machines share, or an artifact store that MLflow knows: `s3://bucket/lab` |
 | `LAB_HOST` | 127.0.0.1 | address that the servers listen on; anything but loopback needs credentials (`lab up --team`) |
 | `LAB_PUBLIC_HOSTS` | this machine's name | names by which people reach the servers, with commas: hosts and origins that are let in |
+| `LAB_PUBLIC_PREFECT_URL`, `LAB_PUBLIC_MLFLOW_URL` | the servers' own | where links lead: such as a proxy's `https://…` |
 | `LAB_CREDENTIALS` | `credentials.json` of LAB_HOME | file with who may; where it exists, servers ask for it and clients show it |
 | `LAB_NOTIFICATIONS` | `notifications.yaml` of LAB_HOME | file that says what is sent to which webhook |
 | `LAB_QUOTA_GB` | none | gigabytes that LAB_HOME may take |
@@ -53,6 +54,8 @@ VARIABLES = (
     "LAB_ARTIFACTS",
     "LAB_HOST",
     "LAB_PUBLIC_HOSTS",
+    "LAB_PUBLIC_PREFECT_URL",
+    "LAB_PUBLIC_MLFLOW_URL",
     "LAB_CREDENTIALS",
     "LAB_NOTIFICATIONS",
     "LAB_QUOTA_GB",
@@ -101,6 +104,8 @@ class Settings:
     artifact_store: str | None = None
     host: str = LOOPBACK
     public_hosts: tuple[str, ...] = ()
+    public_prefect: str | None = None
+    public_mlflow: str | None = None
     credentials_file: Path | None = None
     notifications_file: Path | None = None
     quota: int | None = None
@@ -132,6 +137,8 @@ class Settings:
             artifact_store=variables.artifacts(values.get("LAB_ARTIFACTS", ""), folder),
             host=values.get("LAB_HOST", "") or LOOPBACK,
             public_hosts=variables.hosts(values, "LAB_PUBLIC_HOSTS"),
+            public_prefect=variables.address(values, "LAB_PUBLIC_PREFECT_URL"),
+            public_mlflow=variables.address(values, "LAB_PUBLIC_MLFLOW_URL"),
             credentials_file=variables.file(values.get("LAB_CREDENTIALS", ""), folder),
             notifications_file=variables.file(values.get("LAB_NOTIFICATIONS", ""), folder),
             quota=variables.gigabytes(values, "LAB_QUOTA_GB"),
@@ -250,12 +257,19 @@ class Settings:
     @property
     def prefect_ui(self) -> str:
         """The address that a person opens to see Prefect."""
+        if self.public_prefect:
+            return self.public_prefect
         return self.remote_prefect.removesuffix("/api") if self.remote_prefect else f"http://{self.public_host}:{self.prefect_port}"
 
     @property
     def mlflow_uri(self) -> str:
-        """The MLflow server's address: its API and its UI."""
+        """The MLflow server's address, without a slash at the end."""
         return self.remote_mlflow or f"http://{self.near_host}:{self.mlflow_port}"
+
+    @property
+    def mlflow_ui(self) -> str:
+        """The address that a person opens to see MLflow."""
+        return self.public_mlflow or self.remote_mlflow or f"http://{self.public_host}:{self.mlflow_port}"
 
     @property
     def mlflow_store(self) -> str:
@@ -316,6 +330,8 @@ class Settings:
             "LAB_ARTIFACTS": self.artifact_store,
             "LAB_HOST": self.host,
             "LAB_PUBLIC_HOSTS": ",".join(self.public_hosts) or None,
+            "LAB_PUBLIC_PREFECT_URL": self.public_prefect,
+            "LAB_PUBLIC_MLFLOW_URL": self.public_mlflow,
             "LAB_CREDENTIALS": self.credentials_file,
             "LAB_NOTIFICATIONS": self.notifications_file,
             "LAB_QUOTA_GB": None if self.quota is None else f"{self.quota / variables.GIGABYTE!r}",

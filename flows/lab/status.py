@@ -100,7 +100,7 @@ def look(settings: Settings) -> Status:
 
 def _server(settings: Settings, name: str, found: list[psutil.Process], *, answers: bool) -> Server:
     remote = {"prefect": settings.remote_prefect, "mlflow": settings.remote_mlflow}.get(name)
-    address = {"prefect": settings.prefect_ui, "mlflow": settings.mlflow_uri, "worker": f"pool {WORK_POOL}"}[name]
+    address = {"prefect": settings.prefect_ui, "mlflow": settings.mlflow_ui, "worker": f"pool {WORK_POOL}"}[name]
     if remote:
         return Server(name, "running" if answers else "not answering", address)
     try:

@@ -59,5 +59,10 @@ def tracking_uri(settings: Settings) -> str:
 
 
 def run_page(uri: str, experiment_id: str | None, run_id: str) -> str:
-    """The address of a run's page in the MLflow UI at `uri`, in its view for trained models (it opens in another one by itself)."""
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    """The address of a run's page in the MLflow UI, in its view for trained models (it opens in another one by itself).
+
+    Where the server at `uri` is this lab's, it is the address by which people reach that.
+    """
+    settings = Settings.load()
+    shown = settings.mlflow_ui if uri.rstrip("/") == settings.mlflow_uri else uri.rstrip("/")
+    return f"{shown}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

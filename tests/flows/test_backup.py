@@ -10,6 +10,7 @@ from pathlib import Path
 import postgresql
 import pytest
 
+from components.errors import RunError
 from flows.lab import postgres
 from flows.lab.settings import Settings
 
@@ -68,6 +69,34 @@ def test_a_backup_comes_back_whole_and_overwrites_nothing(lab: Settings, tmp_pat
         "the-lab-elsewhere_prefect",
         "the-lab-elsewhere_mlflow",
     ]
+
+    (saved / "_mlflow.dump").write_bytes((saved / "_mlflow.dump").read_bytes()[:100])
+    (saved / ".dump").write_bytes((saved / "_prefect.dump").read_bytes())
+    sums = subprocess.run(
+        ["sha256sum", "--", *sorted(file.name for file in saved.glob("*dump"))], cwd=saved, capture_output=True, check=True
+    )
+    (saved / "SHA256SUMS").write_bytes(sums.stdout)
+    (tmp_path / "back").symlink_to(INFRA / "restore")
+    halved = run(str(tmp_path / "back"), saved, elsewhere)
+    assert halved.returncode == 1
+    assert halved.stderr.endswith("nothing was restored\n")
+    assert len(postgres.missing(str(elsewhere.database), elsewhere.password_file)) == 3, "the two that had come back went again"
+
+
+def test_scripts_without_a_database_say_which_variable_is_missing(lab: Settings, tmp_path: Path) -> None:
+    for script in ("backup", "restore"):
+        done = run(script, tmp_path, Settings(lab.home))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "LAB_DATABASE_URL names no database; it has to be postgresql+psycopg://user@host/database\n"
+
+
+def test_a_database_with_another_encoding_is_refused(lab: Settings) -> None:
+    url = f"{lab.database}-ascii"
+    with postgres.connect(postgres.address(str(lab.database), "", lab.password_file)) as connection:
+        connection.execute("CREATE DATABASE \"the-lab-ascii\" ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(RunError, match=r"the database the-lab-ascii has the encoding SQL_ASCII; drop it while it is empty"):  # noqa: SIM117
+        with postgres.prepared(url, lab.password_file, lambda _: None):
+            raise AssertionError("it was taken")
 
 
 def test_a_backup_that_cannot_be_whole_is_none(lab: Settings, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,13 @@ def test_a_team_has_its_hosts_let_in_its_secrets_out_of_commands_and_artifacts_t
     assert not {"*", "0.0.0.0"} & set(mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
     assert prefect["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].endswith(",http://lab.example.org:4200")
     assert prefect["PREFECT_SERVER_API_AUTH_STRING"] == login.prefect.string
+    proxied = replace(settings, public_prefect="https://prefect.example.org", public_mlflow="https://logs.example.org/")
+    through = launch.mlflow_server_environment(proxied)
+    assert through["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].endswith(",https://logs.example.org")
+    assert {"logs.example.org", "prefect.example.org"} <= set(through["MLFLOW_SERVER_ALLOWED_HOSTS"].split(","))
+    shown = launch.prefect_server_environment(proxied)
+    assert shown["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].endswith(",https://prefect.example.org")
+    assert shown["PREFECT_UI_API_URL"] == "https://prefect.example.org/api"
     secrets = [login.prefect.password, login.mlflow.password, login.admin.password, "s3cret"]
     assert not [part for part in command for secret in secrets if secret in part]
 
@@ -182,3 +191,17 @@ time.sleep(60)
 def test_a_worker_that_ends_by_itself_is_reported_with_its_code(tmp_path: Path) -> None:
     with look_after(tmp_path, "raise SystemExit(7)") as keeper:
         assert keeper.wait(10) == 7
+
+
+def test_people_on_one_machine_have_temporary_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = Path(launch.own_temporary_folder())
+    assert own == tmp_path / f"lab-{os.getuid()}"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert launch.own_temporary_folder() == str(own), "again"
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
+    assert launch.own_temporary_folder() == str(own), "a worker started by a worker's run"
+    own.rmdir()
+    own.symlink_to("/")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert launch.own_temporary_folder() == str(tmp_path), "somebody else's trap"

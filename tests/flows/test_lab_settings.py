@@ -166,10 +166,26 @@ def test_artifacts_go_where_they_are_sent_unless_clients_come_from_elsewhere(tmp
     assert root(MLFLOW_URI="https://logs") is None
 
 
+def test_links_lead_to_what_people_can_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.records.tracking import run_page
+
+    inside = {"LAB_PREFECT_API_URL": "http://prefect:4200/api", "LAB_MLFLOW_URI": "http://mlflow:5000", "LAB_HOME": str(tmp_path)}
+    public = {"LAB_PUBLIC_PREFECT_URL": "https://lab.example.org/", "LAB_PUBLIC_MLFLOW_URL": "https://logs.example.org"}
+    settings = Settings.load(inside | public, tmp_path)
+    assert (settings.prefect_ui, settings.prefect_api) == ("https://lab.example.org", "http://prefect:4200/api")
+    assert (settings.mlflow_ui, settings.mlflow_uri) == ("https://logs.example.org", "http://mlflow:5000")
+    assert settings.lab_environment() | inside == settings.lab_environment()
+    for name, value in {**inside, **public}.items():
+        monkeypatch.setenv(name, value)
+    assert run_page("http://mlflow:5000", "1", "r").startswith("https://logs.example.org/#/experiments/1/runs/r")
+    assert run_page("http://other:5000/", "1", "r").startswith("http://other:5000/#/")
+
+
 def test_servers_on_every_address_are_reached_by_loopback_here_and_by_name_elsewhere(tmp_path: Path) -> None:
     settings = Settings.load({"LAB_HOST": "0.0.0.0", "LAB_PUBLIC_HOSTS": "lab.example.org"}, tmp_path)
     assert settings.prefect_api == "http://127.0.0.1:4200/api"
     assert settings.prefect_ui == "http://lab.example.org:4200"
+    assert settings.mlflow_ui == "http://lab.example.org:5000"
     assert Settings.load({"LAB_HOST": "10.0.0.5"}, tmp_path).mlflow_uri == "http://10.0.0.5:5000"
     assert [Settings.load({"LAB_HOST": host}, tmp_path).beyond_loopback for host in ("", "localhost", "0.0.0.0", "10.0.0.5")] == [
         False,
