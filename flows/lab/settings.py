@@ -31,6 +31,7 @@ from pathlib import Path
 
 from components.errors import RequestError
 from flows.lab import access, postgres, variables
+from flows.lab.folders import Folders
 
 LOOPBACK = "127.0.0.1"
 LOOPBACKS = (LOOPBACK, "localhost", "::1")
@@ -68,7 +69,7 @@ SECRET = ("LAB_DATABASE_URL",)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Folders):
     """One consistent set of settings; make it with `Settings.load()`.
 
     Attributes:
@@ -84,6 +85,7 @@ class Settings:
         artifact_store: folder or address where MLflow's artifacts are kept; None for one in `home`.
         host: address that the servers listen on.
         public_hosts: names by which people reach the servers.
+        public_prefect, public_mlflow: addresses that people open, such as a proxy's; None for the servers' own.
         credentials_file: where there is such a file, servers ask for credentials; None for one in `home`.
         notifications_file: what is sent to which webhook; None for one in `home`.
         quota: bytes that `home` may take; None for no limit.
@@ -92,7 +94,6 @@ class Settings:
         meeting_point: `host:port` at which the machines of one training meet; None for this machine's name.
     """
 
-    home: Path
     prefect_port: int = PREFECT_PORT
     mlflow_port: int = MLFLOW_PORT
     workers: int = 2
@@ -150,43 +151,6 @@ class Settings:
             raise RequestError(f"LAB_PREFECT_PORT and LAB_MLFLOW_PORT are both {settings.prefect_port}; each server needs its own port")
         return settings
 
-    # Paths, in the order of the folder listing.
-
-    @property
-    def data(self) -> Path:
-        """Prepared data, one folder `NAME/FINGERPRINT` each."""
-        return self.home / "data"
-
-    @property
-    def downloads(self) -> Path:
-        """Source files as they came, verified."""
-        return self.home / "downloads"
-
-    @property
-    def runs(self) -> Path:
-        """One folder a training run."""
-        return self.home / "runs"
-
-    @property
-    def prefect_home(self) -> Path:
-        """Prefect's own folder, its database included."""
-        return self.home / "prefect"
-
-    @property
-    def prefect_database(self) -> Path:
-        """The Prefect server's SQLite file."""
-        return self.prefect_home / "prefect.db"
-
-    @property
-    def mlflow_database(self) -> Path:
-        """The MLflow server's SQLite file."""
-        return self.home / "mlflow.db"
-
-    @property
-    def artifacts(self) -> Path:
-        """MLflow's artifacts; clients on this machine write here directly."""
-        return self.home / "artifacts"
-
     @property
     def credentials(self) -> Path:
         """Who may use the servers; secured are they where this file exists."""
@@ -196,41 +160,6 @@ class Settings:
     def notifications(self) -> Path:
         """What is sent to which webhook."""
         return self.notifications_file or self.home / "notifications.yaml"
-
-    @property
-    def lab_database(self) -> Path:
-        """The lab's own catalogue."""
-        return self.home / "lab.db"
-
-    @property
-    def optuna_database(self) -> Path:
-        """Optuna's studies."""
-        return self.home / "optuna.db"
-
-    @property
-    def sweeps(self) -> Path:
-        """One folder a sweep, with the runs of its trials in it."""
-        return self.home / "sweeps"
-
-    @property
-    def logs(self) -> Path:
-        """One log file a server, rotated."""
-        return self.home / "logs"
-
-    @property
-    def run(self) -> Path:
-        """What only matters while the servers run: lock and ports."""
-        return self.home / "run"
-
-    @property
-    def running_file(self) -> Path:
-        """The ports that the servers were started with, so that other terminals find them without being told."""
-        return self.run / "servers.json"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held (flock) while the servers are being started or stopped; the kernel frees it when its holder dies."""
-        return self.run / "lock"
 
     # Addresses.
 
