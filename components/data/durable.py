@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,6 +46,31 @@ def scratch(root: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def turn(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """One at a time: wait for whoever works on `folder` (made if missing), and hold its lock; `waiting` is called once if it is held.
+
+    The lock is the folder's own, so nothing is left behind. Where a file system has no locks, nobody waits.
+
+    Raises:
+        SourceError: the folder cannot be made.
+    """
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(held)
 
 
 def publish(work: Path, final: Path) -> None:

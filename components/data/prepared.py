@@ -2,7 +2,7 @@
 
 A data set's recipe (its sources' hashes and every setting that matters) gives the fingerprint before any work is done, so what is
 already there is found without touching a source. The folder appears by one rename when all of it is written and synced; its
-`card.json` says what it is. Two preparations of the same thing at once both work, and the second to finish takes the first's.
+`card.json` says what it is. Of several who want the same data at once, one prepares them and the others wait for those.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.data.durable import publish, scratch, sha256_of
+from components.data.durable import publish, scratch, sha256_of, turn
 from components.errors import DataError, OwnDataError, SourceError
 from components.protocols import DataSet, Fetch, Split
 
@@ -70,7 +70,16 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
     if _fault(folder, mark) is None:
         return _open(dataset, folder, mark)
     tell = progress or (lambda _: None)
-    tell(f"preparing {dataset.name}")
+    with turn(folder.parent, lambda: tell(f"waiting for {dataset.name}: somebody else is preparing it")):
+        if _fault(folder, mark) is not None:
+            tell(f"preparing {dataset.name}")
+            seconds = _prepare(dataset, folder, recipe, mark, fetch)
+            tell(f"prepared {dataset.name} in {seconds:.1f} s")
+    return _open(dataset, folder, mark)
+
+
+def _prepare(dataset: DataSet, folder: Path, recipe: Mapping[str, Any], mark: str, fetch: Fetch) -> float:
+    """Make `folder`, whole or not at all; returns the seconds that the work took."""
     begun = time.perf_counter()
     with scratch(folder.parent) as work:
         content = work / "content"
@@ -98,8 +107,7 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
             if _fault(folder, mark) is not None:
                 raise
         shutil.rmtree(work / "damaged", ignore_errors=True)
-    tell(f"prepared {dataset.name} in {card['seconds']:.1f} s")
-    return _open(dataset, folder, mark)
+    return float(card["seconds"])
 
 
 def is_users_own(dataset: DataSet) -> bool:

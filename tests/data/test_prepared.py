@@ -1,8 +1,11 @@
 """Preparation: found again by its recipe alone, whole or not there, whatever happens on the way."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -173,18 +176,48 @@ def test_hashes_are_compared_on_demand(tmp_path: Path, fetch: Fetch) -> None:
         open_prepared(dataset, root, "0" * 64)
 
 
-def test_two_at_once_both_succeed(tmp_path: Path, fetch: Fetch) -> None:
-    barrier = threading.Barrier(2)
+def test_of_two_at_once_one_works_and_the_other_waits_for_it(tmp_path: Path, fetch: Fetch) -> None:
+    began, waits, times = threading.Event(), threading.Event(), list[int]()
+
+    class Slow(Letters):
+        def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
+            times.append(1)
+            began.set()
+            assert waits.wait(30), "the other has come"
+            return super().prepare(fetch, into)
+
+    def tell(line: str) -> None:
+        if line == "waiting for letters: somebody else is preparing it":
+            waits.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(prepare, Slow(), tmp_path / "data", fetch, progress=tell)
+        assert began.wait(30)
+        two = pool.submit(prepare, Slow(), tmp_path / "data", fetch, progress=tell)
+        first, second = one.result(60), two.result(60)
+    assert times == [1]
+    assert first.folder == second.folder and first.card == second.card
+    assert len(first.splits["train"]) == 3
+    assert list((tmp_path / "data" / "letters").iterdir()) == [first.folder]
+
+
+def test_where_nobody_can_wait_the_second_to_finish_takes_the_first(tmp_path: Path, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier, flock = threading.Barrier(2), fcntl.flock
 
     class Slow(Letters):
         def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:
             barrier.wait(30)  # both are at work before either is done
             return super().prepare(fetch, into)
 
+    def without_folders(descriptor: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOLCK, "No locks available")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", without_folders)
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: prepare(Slow(), tmp_path / "data", fetch), range(2))
     assert one.folder == two.folder and one.card == two.card
-    assert len(one.splits["train"]) == 3
     assert list((tmp_path / "data" / "letters").iterdir()) == [one.folder]
 
 
