@@ -43,6 +43,7 @@ class Shape:
     Attributes:
         batch, length: of a training step, in texts and tokens; BART reads and writes `length` tokens each.
         prompt, written: tokens that generation begins with, and writes.
+        biases: of GPT, which nanoGPT's setting has not.
     """
 
     vocabulary: int = 2000
@@ -53,12 +54,13 @@ class Shape:
     length: int = 64
     prompt: int = 16
     written: int = 48
+    biases: bool = True
 
     def __str__(self) -> str:
         return f"{self.layers} layers, {self.channels} channels, {self.heads} heads, {self.vocabulary:,} tokens known"
 
 
-NANO = Shape(vocabulary=65)
+NANO = Shape(vocabulary=65, biases=False)
 SMALL = Shape()
 
 
@@ -127,7 +129,8 @@ def ours(kind: str, shape: Shape) -> nn.Module:
     sizes: dict[str, Any] = {"channels": shape.channels, "heads": shape.heads, "layers": shape.layers, "dropout": 0.0}
     match kind:
         case "gpt":
-            return GPT(vocabulary_size=shape.vocabulary, context=shape.prompt + shape.length, **sizes, activation=nn.GELU)
+            context = shape.prompt + shape.length
+            return GPT(vocabulary_size=shape.vocabulary, context=context, **sizes, biases=shape.biases, activation=nn.GELU)
         case "bert":
             return Bert(vocabulary_size=shape.vocabulary, context=shape.length, predicts="each", classes=2, **sizes, activation=nn.GELU)
         case _:
@@ -292,7 +295,7 @@ def writers(kind: str, shape: Shape, beams: int) -> tuple[Callable[[], Tensor], 
 def peak(side: str, kind: str, shape: Shape) -> float:
     """Megabytes that a process has at most while it trains five steps, beyond what it had before the model was made."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.transformers", side, kind, *(str(value) for value in vars(shape).values())],
+        [sys.executable, "-m", "benchmarks.transformers", side, kind, *(str(int(value)) for value in vars(shape).values())],
         capture_output=True,
         text=True,
         check=True,

@@ -71,4 +71,12 @@ def checkpoint(target: str, tensors: Mapping[str, Tensor], arguments: Mapping[st
         CheckpointError: Hugging Face's layout has nothing like it.
     """
     ours = architecture_of(target)
+    if not arguments.get("biases", True):
+        tensors = with_biases(tensors)
     return Checkpoint(ours.configuration(arguments), ours.theirs(tensors, arguments), tokenizer)
+
+
+def with_biases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model without biases, and zeros for those of its layers and norms: the same function in a layout that has them."""
+    layers = [name for name in tensors if name.endswith(".weight") and (name.startswith("blocks.") or name.split(".")[-2].endswith("norm"))]
+    return {**tensors, **{f"{name.removesuffix('weight')}bias": tensors[name].new_zeros(len(tensors[name])) for name in layers}}

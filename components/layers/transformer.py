@@ -99,22 +99,30 @@ class MultiHeadAttention(nn.Module):
         reads: size of the places that are read; None: C.
         dropout: probability of dropping a weight, in training.
         kernel: `fused` or `explicit`; the same to rounding, but for what dropout draws.
+        biases: whether the b are there.
 
     Raises:
         ValueError: the channels cannot be shared out evenly.
     """
 
     def __init__(
-        self, *, channels: Size, heads: Size, reads: Size | None = None, dropout: Probability = 0.0, kernel: Kernel = "fused"
+        self,
+        *,
+        channels: Size,
+        heads: Size,
+        reads: Size | None = None,
+        dropout: Probability = 0.0,
+        kernel: Kernel = "fused",
+        biases: bool = True,
     ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared out evenly among {heads} heads")
         self.heads, self.dropout, self.kernel = heads, dropout, kernel
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(reads or channels, channels)
-        self.value = nn.Linear(reads or channels, channels)
-        self.output = StepEnd(channels, channels)
+        self.query = nn.Linear(channels, channels, bias=biases)
+        self.key = nn.Linear(reads or channels, channels, bias=biases)
+        self.value = nn.Linear(reads or channels, channels, bias=biases)
+        self.output = StepEnd(channels, channels, bias=biases)
 
     def keys_values(self, states: Tensor, past: KeysValues | None = None) -> KeysValues:
         """What is read, (B, S, C), as keys and values, behind those that are there already."""
@@ -136,7 +144,8 @@ class MultiHeadAttention(nn.Module):
             return self(inputs, read, causal=causal, mask=mask), read
         # One product for all three: fewer passes over the inputs, forward and back.
         layers = (self.query, self.key, self.value)
-        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None if self.query.bias is None else torch.cat([layer.bias for layer in layers])
         query, key, value = (self._split(part) for part in F.linear(inputs, weight, bias).chunk(3, dim=-1))
         read = (key, value) if past is None else (torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2))
         return self._fused(query, read, causal=causal, mask=mask), read
@@ -168,14 +177,15 @@ class FeedForward(nn.Module):
     Args:
         channels: size C.
         hidden: units F in between.
+        biases: whether the b are there.
         activation: makes φ.
     """
 
-    def __init__(self, *, channels: Size, hidden: Size, activation: ActivationFactory) -> None:
+    def __init__(self, *, channels: Size, hidden: Size, biases: bool = True, activation: ActivationFactory) -> None:
         super().__init__()
-        self.widen = nn.Linear(channels, hidden)
+        self.widen = nn.Linear(channels, hidden, bias=biases)
         self.activation = activation()
-        self.narrow = StepEnd(hidden, channels)
+        self.narrow = StepEnd(hidden, channels, bias=biases)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
@@ -200,6 +210,7 @@ class Block(nn.Module):
         attention_dropout: probability of dropping a weight of attention, in training; None: `dropout`.
         epsilon: what the layer norms add to the variance.
         kernel: `fused` or `explicit` attention.
+        biases: whether linear layers and norms have a bias.
         activation: makes φ.
     """
 
@@ -216,17 +227,18 @@ class Block(nn.Module):
         attention_dropout: Probability | None = None,
         epsilon: Annotated[float, Gt(0)] = 1e-5,
         kernel: Kernel = "fused",
+        biases: bool = True,
         activation: ActivationFactory,
     ) -> None:
         super().__init__()
         drop = dropout if attention_dropout is None else attention_dropout
         self.norm, self.causal = norm, causal
-        self.attention_norm = nn.LayerNorm(channels, eps=epsilon)
-        self.attention = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel)
-        self.cross_norm = nn.LayerNorm(channels, eps=epsilon) if crosses else None
-        self.cross = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel) if crosses else None
-        self.feed_forward_norm = nn.LayerNorm(channels, eps=epsilon)
-        self.feed_forward = FeedForward(channels=channels, hidden=hidden, activation=activation)
+        self.attention_norm = nn.LayerNorm(channels, eps=epsilon, bias=biases)
+        self.attention = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel, biases=biases)
+        self.cross_norm = nn.LayerNorm(channels, eps=epsilon, bias=biases) if crosses else None
+        self.cross = MultiHeadAttention(channels=channels, heads=heads, dropout=drop, kernel=kernel, biases=biases) if crosses else None
+        self.feed_forward_norm = nn.LayerNorm(channels, eps=epsilon, bias=biases)
+        self.feed_forward = FeedForward(channels=channels, hidden=hidden, biases=biases, activation=activation)
         self.drop = nn.Dropout(dropout)
 
     def forward(

@@ -4,8 +4,8 @@
     x ← x + attention(norm(x)),   x ← x + feed_forward(norm(x))      N blocks; nothing is read from the future
     logits = norm(x) · tokenᵀ                                the token's vector is its output weight too: tied
 
-The layout is GPT-2's: norm before each step and once more at the end, biases everywhere. Its parameters, and ours, which have the same
-shapes unless it is said otherwise:
+The layout is GPT-2's: norm before each step and once more at the end, biases everywhere unless none are asked for. Its parameters, and
+ours, which have the same shapes unless it is said otherwise:
 
     wte.weight, wpe.weight                embed.weight, positions.table.weight
     h.N.ln_1.*, h.N.ln_2.*                blocks.N.attention_norm.*, blocks.N.feed_forward_norm.*
@@ -58,6 +58,7 @@ class GPT(nn.Module):
         expansion: units of a feed-forward network for each channel.
         dropout: probability of dropping a channel of the embedding or of a step, or a weight of attention, in training.
         kernel: `fused` (torch's attention) or `explicit` (step by step).
+        biases: whether linear layers and norms have a bias.
         activation: makes the feed-forward networks' activation.
 
     Raises:
@@ -76,6 +77,7 @@ class GPT(nn.Module):
         expansion: Size = 4,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.1,
         kernel: Kernel = "fused",
+        biases: bool = True,
         activation: ActivationFactory,
     ) -> None:
         super().__init__()
@@ -94,11 +96,12 @@ class GPT(nn.Module):
                 causal=True,
                 dropout=dropout,
                 kernel=kernel,
+                biases=biases,
                 activation=activation,
             )
             for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, bias=biases)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Tokens (B, T) → logits (B, T, V) of what follows each; padding at the end changes nothing before it.

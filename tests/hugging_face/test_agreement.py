@@ -238,6 +238,17 @@ def test_gpt_2_saved_here_is_the_same_there(transformers: ModuleType, tmp_path: 
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
 
 
+def test_gpt_2_saved_without_biases_has_zeros_there(transformers: ModuleType, tmp_path: Path):
+    sizes = GPT_SIZES | {"biases": False}
+    torch.manual_seed(0)
+    model = stirred(GPT(**sizes, activation=gelu_tanh))
+    theirs, told = transformers.GPT2LMHeadModel.from_pretrained(saved(tmp_path / "ours", model, sizes), output_loading_info=True)
+    assert not any(told.values())
+    with torch.no_grad():
+        assert same(model(TOKENS), theirs(input_ids=TOKENS).logits)
+    assert not any(parameter.any() for name, parameter in theirs.named_parameters() if name.endswith("bias"))
+
+
 def test_gpt_2_generates_the_same_tokens(transformers: ModuleType, tmp_path: Path):
     """Greedy, and with four beams without an end, so that all texts are equally long."""
     theirs = their_gpt(transformers, spread=1.0)

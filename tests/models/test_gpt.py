@@ -52,6 +52,22 @@ def test_is_its_formula():
     assert torch.allclose(model(TOKENS), expected, atol=1e-5)
 
 
+def test_without_biases_it_is_the_model_whose_biases_are_nothing():
+    without, within = gpt(biases=False), gpt()
+    names = {name for name, _ in without.named_parameters()}
+    assert not [name for name in names if name.endswith("bias")]
+    assert len(names) == 3 + 2 * 8
+    told = within.load_state_dict(without.state_dict(), strict=False)
+    assert len(told.missing_keys) == 1 + 2 * 8
+    with torch.no_grad():
+        for name in told.missing_keys:
+            within.get_parameter(name).zero_()
+    assert torch.allclose(without(TOKENS), within(TOKENS), atol=1e-6)
+    logits, state = without.begin(TOKENS[:, :3])
+    assert torch.allclose(logits, without(TOKENS[:, :3])[:, -1], atol=1e-6)
+    assert torch.allclose(without.step(TOKENS[:, 3], state)[0], without(TOKENS[:, :4])[:, -1], atol=1e-6)
+
+
 def test_both_kernels_are_the_same_model():
     fused, explicit = gpt(), gpt(kernel="explicit")
     assert torch.allclose(fused(TOKENS), explicit(TOKENS), atol=1e-6)
