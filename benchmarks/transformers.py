@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,10 @@ def _highest() -> int:
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
+def _nano_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+
 def measure(*, shapes: tuple[Shape, Shape] = (NANO, SMALL), repetitions: int = 40, compiled: bool = True, memory: bool = True) -> list[Row]:
     """Rows: training steps and generation, with tokens a second and peak memory in their titles and rows."""
     threads = torch.get_num_threads()
@@ -328,11 +333,12 @@ def measure(*, shapes: tuple[Shape, Shape] = (NANO, SMALL), repetitions: int = 4
     rows: list[Row] = []
     try:
         nano, shape = shapes
-        mine, reference = ours("gpt", nano), NanoGPT(nano)
-        title = f"GPT against nanoGPT's model ({nano}), batch {nano.batch} × {nano.length}"
         inputs, targets = data(nano)
-        loss: Loss = lambda: F.cross_entropy(reference(inputs).flatten(0, 1), targets.flatten())  # noqa: E731 — a closure as the others
-        rows += training(title, mine, our_loss("gpt", mine, nano), reference, loss, repetitions=repetitions)
+        for biases in (False, True):
+            mine, reference = ours("gpt", replace(nano, biases=biases)), NanoGPT(nano)
+            title = f"GPT against nanoGPT's model ({nano}), batch {nano.batch} × {nano.length}{', with biases here' * biases}"
+            loss = partial(_nano_loss, reference, inputs, targets)
+            rows += training(title, mine, our_loss("gpt", mine, nano), reference, loss, repetitions=repetitions)
         for kind in ("gpt", "bert", "bart"):
             mine, reference = ours(kind, shape), theirs(kind, shape)
             title = f"{kind} against transformers ({shape}), batch {shape.batch} × {shape.length}"
