@@ -117,8 +117,8 @@ def precision_recall_figure(pictures: Sequence[Found], class_names: Sequence[str
     return style.finish(figure)
 
 
-def suppression_figure(picture: Any, *, before: Detections, after: Detections, class_names: Sequence[str]) -> Figure:
-    """One picture's candidates before, and what class-wise non-maximum suppression leaves of them."""
+def suppression_figure(picture: Any, *, before: Detections, after: Detections, class_names: Sequence[str], threshold: float) -> Figure:
+    """One picture's candidates more probable than a threshold before, and what class-wise non-maximum suppression leaves of them."""
     names = style.short_names(class_names, 11)
     figure = style.new_figure(0.9 + row_height(picture, 2))
     labels: list[Label] = []
@@ -127,8 +127,8 @@ def suppression_figure(picture: Any, *, before: Detections, after: Detections, c
         texts = [f"{names[label]} {score:.2f}" for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
         width = 0.9 if title == "before" else 1.6
         labels += draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=width)
-        axes.set_title(f"{title}: {len(found):,} boxes", fontsize=style.LABEL, color=style.INK)
-    style.headline(figure, f"Non-maximum suppression leaves {len(after):,} of {len(before):,} boxes")
+        axes.set_title(f"{title}: {len(found):,} {'box' if len(found) == 1 else 'boxes'}", fontsize=style.LABEL, color=style.INK)
+    style.headline(figure, f"Non-maximum suppression leaves {len(after):,} of {len(before):,} above {threshold:.2g}")
     return finish(figure, labels)
 
 
@@ -209,8 +209,8 @@ def matched_figure(
     for axes, place in zip(np.atleast_1d(figure.subplots(1, max(len(chosen), 1))), chosen, strict=False):
         show(axes, picture)
         mine = default_boxes[matched == place]
-        draw_boxes(axes, mine, colour=style.BLUE, width=0.8)
-        draw_boxes(axes, objects[place : place + 1], colour=TRUE, dashed=True, width=2)
+        draw_boxes(axes, mine, colour=style.BLUE, width=0.7)
+        draw_boxes(axes, objects[place : place + 1], colour=TRUE, dashed=True, width=1.4)
         width, height = (objects[place, 2:] - objects[place, :2]).tolist()
         axes.set_title(f"{names[int(labels[place])]}, {width:.0f}×{height:.0f}: {len(mine)}", fontsize=style.LABEL, color=style.INK)
     style.headline(figure, f"Default boxes (of {len(default_boxes):,}) that answer for an object, small to large")

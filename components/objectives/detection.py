@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Pictures a forward pass when nothing is learned: features of larger batches do not fit the processor's caches."""
+LIKELIEST = 30
+"""Candidates that are shown where none is probable enough to be shown to a person."""
 RIGHT = 0.5
 """The least IoU of a right detection, where one number is asked for."""
 TIMED = 20
@@ -211,15 +213,19 @@ class Detection(ABC):
         kept = self.suppressed(boxes, scores, batch)
         picture: Any = split
         score, label = scores.max(dim=1)
-        likely = score > self.answer_threshold
+        threshold = self.answer_threshold
+        if not bool((score > threshold).any()):  # then the likeliest, so that there is something to see
+            threshold = float(score.topk(min(LIKELIEST, len(score))).values[-1])
+        likely = score > threshold
         before = boxes if boxes.ndim == 2 else boxes[torch.arange(len(boxes)), label]
-        after = kept.scores > self.answer_threshold
+        after = kept.scores > threshold
         return {
             "suppression": suppression_figure(
                 picture.picture(int(batch["index"][0])),
                 before=Detections(before[likely], score[likely], label[likely]),
                 after=Detections(kept.boxes[after], kept.scores[after], kept.labels[after]),
                 class_names=self.class_names,
+                threshold=threshold,
             )
         }
 
