@@ -5,7 +5,8 @@ Anything else that escapes is a defect of ours and keeps its traceback.
 
     LabError
     ├── RequestError        what was asked for is wrong; nothing was started (exit code 2)
-    │   └── ConfigError     a configuration key, value or choice is wrong
+    │   ├── ConfigError     a configuration key, value or choice is wrong
+    │   └── UntrainedError  an experiment has to be trained first
     └── RunError            the run itself failed (exit code 1)
         ├── DataError       data are not what they should be
         │   ├── SourceError    data cannot be had, or not be kept
@@ -34,6 +35,10 @@ class RequestError(LabError):
 
 class ConfigError(RequestError):
     """A configuration key, value or choice is wrong."""
+
+
+class UntrainedError(RequestError):
+    """An experiment has to be trained first: the one whose weights the request begins with."""
 
 
 class RunError(LabError):

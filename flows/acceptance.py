@@ -22,11 +22,12 @@ def refuse(config: Mapping[str, Any], settings: Settings, *, tell: Tell, stoppin
 
     Raises:
         RequestError: weights that do not fit or are nowhere, a part that the model does not have, data of the user's own with faults.
+        UntrainedError: all of this is right, but an experiment has to be trained first.
         RunError: data or weights cannot be had.
     """
     trainer: Trainer = build(config["trainer"])
     if config["pretrained"]:
-        refuse_missing(config, settings)
+        refuse_missing(config)
     if not (config["pretrained"] or trainer.frozen or is_users_own(build(config["data"]))) or stopping():
         return
     prepared = prepare_data(config, settings, tell=tell)

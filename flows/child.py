@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from components.errors import Interrupted, LabError
+from components.errors import Interrupted, LabError, UntrainedError
 from flows.lab.settings import Settings
 
 GRACE_SECONDS = 25.0
@@ -185,7 +185,7 @@ def serve(work: Callable[[dict[str, Any], Voice, threading.Event], None]) -> int
         tell({"kind": "interrupted", "message": str(error)})
         return INTERRUPTED
     except LabError as error:
-        tell({"kind": "error", "message": str(error), "exit": error.exit_code})
+        tell({"kind": "error", "message": str(error), "exit": error.exit_code, "untrained": isinstance(error, UntrainedError)})
         return error.exit_code
     except Exception as error:
         traceback.print_exc()

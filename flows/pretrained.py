@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from components.data.sources import Sources
 from components.data.tokens import Vocabulary
-from components.errors import CheckpointError, DataError, RequestError, closest
+from components.errors import CheckpointError, DataError, RequestError, UntrainedError, closest
 from components.hugging_face import exchange, folder, packaged
 from components.training.checkpoint import read_tensors, weights_sha256
 from flows import runs
@@ -206,17 +206,21 @@ def arguments_of(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
     return {**facts, **own, "activation": exchange.activation_name(build(config["activation"])())}
 
 
-def refuse_missing(config: Mapping[str, Any], settings: Settings) -> None:
+def refuse_missing(config: Mapping[str, Any]) -> None:
     """Raise RequestError where it can be said at once, before anything is made or fetched, that the address in `config` leads nowhere."""
     kind, _, name = config["pretrained"].partition(":")
     match kind:
         case "experiment" | "stage":
             ancestors(config)
-            _trained(kind, name, settings, config)
         case "package":
             packaged.known(name)
         case "hf" | "file" if not Path(name).expanduser().exists():
             raise RequestError(f"pretrained: there is no {Path(name).expanduser()}")
+        case "hf":
+            try:
+                folder.check(Path(name).expanduser())
+            except CheckpointError as error:
+                raise RequestError(f"pretrained: {error}") from error
 
 
 def locate(address: str, settings: Settings, config: Mapping[str, Any]) -> Path:
@@ -249,7 +253,7 @@ def _trained(kind: str, experiment: str, settings: Settings, config: Mapping[str
     found = begins_with({**config, "pretrained": f"{kind}:{experiment}"}, settings)
     if found is None:
         how = "with the data, model and activation of this" if kind == "stage" else "as it is now"
-        raise RequestError(f"pretrained: {experiment} has not been trained here yet {how}: lab train experiment={experiment}")
+        raise UntrainedError(f"pretrained: {experiment} has not been trained here yet {how}: lab train experiment={experiment}")
     return found
 
 

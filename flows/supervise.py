@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import queue
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.errors import Interrupted, RequestError, RunError
+from components.errors import Interrupted, RequestError, RunError, UntrainedError
 from flows.child import GRACE_SECONDS, Child
 from flows.lab.settings import Settings
 
@@ -107,7 +107,7 @@ class Training:
             if line["kind"] in {"error", "interrupted"}:
                 self.ended = True
             if line["kind"] == "error":
-                raise (RequestError if line["exit"] == 2 else RunError)(line["message"])
+                raise _error(line)
             if line["kind"] == "interrupted":
                 raise Interrupted(line["message"])
 
@@ -133,3 +133,10 @@ class Training:
             self.done = True
             return
         raise TrainerDied(f"the trainer process {self.child.how_it_ended()}")
+
+
+def _error(line: Mapping[str, Any]) -> RequestError | RunError:
+    """The error that the process has told of."""
+    if line.get("untrained"):
+        return UntrainedError(line["message"])
+    return (RequestError if line["exit"] == 2 else RunError)(line["message"])

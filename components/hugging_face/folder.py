@@ -53,15 +53,28 @@ class Checkpoint:
     tokenizer: str | None = None
 
 
+def check(folder: Path) -> dict[str, Any]:
+    """The `config.json` of the checkpoint in `folder`, whose weights are there but not read.
+
+    Raises:
+        CheckpointError: something is missing, or would have to be unpickled.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder")
+    config = _json(folder / CONFIG)
+    if not (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        only_pickle = f"only {PICKLE}, which is a pickle and may run anything: save it" if (folder / PICKLE).is_file() else "none: save it"
+        raise CheckpointError(f"{folder} has no {WEIGHTS} ({only_pickle} with safe_serialization)")
+    return config
+
+
 def read(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`.
 
     Raises:
         CheckpointError: something is missing, damaged, or would have to be unpickled.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder")
-    config = _json(folder / CONFIG)
+    config = check(folder)
     tokenizer = folder / TOKENIZER
     return Checkpoint(config, _tensors(folder), tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None)
 
@@ -120,11 +133,6 @@ def _json(path: Path) -> dict[str, Any]:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of one file, or of the pieces that the index names."""
     if not (folder / INDEX).is_file():
-        if not (folder / WEIGHTS).is_file():
-            only_pickle = (
-                f"only {PICKLE}, which is a pickle and may run anything: save it" if (folder / PICKLE).is_file() else "none: save it"
-            )
-            raise CheckpointError(f"{folder} has no {WEIGHTS} ({only_pickle} with safe_serialization)")
         return read_file(folder / WEIGHTS)
     places = _json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.errors import Interrupted, LabError, RequestError, RunError
+from components.errors import Interrupted, LabError, RequestError, RunError, UntrainedError
 from flows.commands import complete
 from flows.commands.output import Json, Output
 
@@ -94,7 +94,7 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
     """Run here, under Prefect where it runs, and before it the experiments whose weights it begins with; returns the run's summary."""
     try:
         return _train_this(output, request, settings)
-    except RequestError:  # nothing was made; asked for only now, so that nobody else is kept waiting
+    except UntrainedError:  # nothing was made; asked for only now, so that nobody else is kept waiting
         from flows.pretraining import needed
 
         first = needed(request.get("overrides") or [], settings)

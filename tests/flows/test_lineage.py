@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from trainings import Trainer, here
 
-from components.errors import RequestError
+from components.errors import RequestError, UntrainedError
 from flows import acceptance, experiment, lineage, pretraining, runs
 from flows.config.build import validate
 from flows.config.compose import compose
@@ -166,7 +166,40 @@ def test_what_could_never_begin_leaves_no_run_behind(settings: Settings, tmp_pat
     assert not [line for line in said if "computing it once" in line.get("text", "")]
 
 
+def test_what_is_wrong_is_said_before_another_experiment_is_trained_for_it(settings: Settings) -> None:
+    request = ["experiment=mlp_digits", "name=x", "pretrained=experiment:mlp_mnist"]
+    said = {"tell": lambda _: None, "stopping": lambda: False}
+    with pytest.raises(UntrainedError, match="mlp_mnist has not been trained here yet as it is now"):
+        acceptance.refuse(validate(compose(request)), settings, **said)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="no part 'nosuch'") as caught:
+        acceptance.refuse(validate(compose([*request, "trainer.frozen=[nosuch]"])), settings, **said)  # type: ignore[arg-type]
+    assert not isinstance(caught.value, UntrainedError)
+
+
 def test_the_trainer_asks_before_it_makes_a_run(settings: Settings) -> None:
     with Trainer(settings, {"overrides": ["experiment=mlp_digits", "trainer.frozen=[nosuch]"]}) as trainer:
         assert trainer.process.wait(60) == 2
     assert not settings.runs.exists()
+
+
+def test_the_terminal_trains_first_only_where_nothing_else_is_wrong(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.commands import training
+    from flows.commands.output import Output
+
+    asked: list[list[str]] = []
+    errors: list[RequestError] = [UntrainedError("not yet")]
+
+    def train(_: Output, request: dict[str, Any], __: Settings) -> dict[str, Any]:
+        asked.append(request["overrides"])
+        if errors:
+            raise errors.pop()
+        return {"run": "x"}
+
+    monkeypatch.setattr(training, "_train_this", train)
+    request = {"overrides": ["experiment=mlp_digits", "name=x", "pretrained=experiment:mlp_mnist"]}
+    assert training._train(Output(False), request, settings) == {"run": "x"}
+    assert asked == [request["overrides"], ["experiment=mlp_mnist"], request["overrides"]]
+    errors.append(RequestError("another thing"))
+    with pytest.raises(RequestError, match="another thing"):
+        training._train(Output(False), request, settings)
+    assert len(asked) == 4

