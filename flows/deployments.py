@@ -6,12 +6,13 @@ The same deployments serve a process, container or Kubernetes pool called `lab`:
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flows import code
-from flows.lab import access, health, limits, notifications
+from flows.lab import health, published
 from flows.lab.settings import SECRET, WORK_POOL, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,15 +66,8 @@ def main() -> None:
     health.make_mlflow_users(settings)
     make_pool()
     deploy(settings)
-    if keeps_the_servers(settings):
-        limits.publish(settings)
-        notifications.apply(settings)
-
-
-def keeps_the_servers(settings: Settings) -> bool:
-    """Whether this machine's settings are the servers': it runs them, or has everybody's credentials. A worker's settings are its own."""
-    login = access.read(settings.credentials)
-    return settings.remote_prefect is None or (login is not None and login.admin is not None)
+    for trouble in published.publish(settings):
+        sys.stdout.write(f"{published.TROUBLE}{trouble}\n")
 
 
 def make_pool() -> None:

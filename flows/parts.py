@@ -24,6 +24,7 @@ from components.training.checkpoint import read_tensors, write_tensors
 from flows.config.build import build, validate
 from flows.config.compose import compose
 from flows.config.words import one_line
+from flows.lab import limits
 from flows.lab.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
@@ -49,10 +50,29 @@ def prepared_folder(section: Mapping[str, Any], settings: Settings) -> Path:
 
 
 def prepare_data(config: Mapping[str, Any], settings: Settings, *, tell: Tell = lambda _: None) -> Prepared:
-    """The experiment's data set, prepared now or found prepared."""
+    """The experiment's data set, prepared now or found prepared.
+
+    Raises:
+        RequestError: it would have to be prepared, and LAB_HOME is full.
+        RunError: a file that it is made from will not fit, or cannot be had.
+    """
     dataset = build(config["data"])
-    sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}))
-    prepared = prepare(dataset, settings.data, sources, progress=lambda text: tell({"kind": "note", "text": text}))
+
+    def room() -> None:
+        if full := limits.warning(settings):
+            tell({"kind": "note", "text": full})
+
+    def room_for(name: str, size: int) -> None:
+        limits.refuse_what_will_not_fit(settings, size, f"the data will not fit: {name} needs")
+
+    sources = Sources(settings.downloads, settings.data_mirror, progress=lambda text: tell({"kind": "note", "text": text}), room=room_for)
+    prepared = prepare(
+        dataset,
+        settings.data,
+        sources,
+        progress=lambda text: tell({"kind": "note", "text": text}),
+        first=room,
+    )
     for line in _left_out(prepared.card, prepared.folder / CARD):
         tell({"kind": "note", "text": line})
     return prepared

@@ -40,11 +40,11 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         config = experiment.read_config(folder)
     elif "overrides" in request or "config" in request:
         config = judge(request["config"] if "config" in request else compose(request["overrides"]))
+        if full := limits.warning(settings):
+            tell({"kind": "warning", "message": full})
         acceptance.refuse(config, settings, tell=tell, stopping=stop.is_set)
         if stop.is_set():
             raise Interrupted("stopped before the run began")
-        if full := limits.warning(settings):
-            tell({"kind": "warning", "message": full})
         folder = experiment.create(config, settings, request.get("run"))
     else:
         raise RequestError("the trainer was started without a request")

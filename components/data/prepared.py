@@ -49,7 +49,14 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
-def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[str], None] | None = None) -> Prepared:
+def prepare(
+    dataset: DataSet,
+    root: Path,
+    fetch: Fetch,
+    *,
+    progress: Callable[[str], None] | None = None,
+    first: Callable[[], None] | None = None,
+) -> Prepared:
     """The prepared data set, from `root`/name/fingerprint if it is there and whole, else prepared now.
 
     Args:
@@ -57,6 +64,7 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
         root: the folder of all prepared data.
         fetch: brings source files.
         progress: told in one line when work begins and when it is done; silent when nothing had to be done.
+        first: called before work begins; what it raises is passed on.
 
     Raises:
         SourceError: a source cannot be had, or the disk is full. Nothing half-written is left.
@@ -72,6 +80,8 @@ def prepare(dataset: DataSet, root: Path, fetch: Fetch, *, progress: Callable[[s
     tell = progress or (lambda _: None)
     with turn(folder.parent, lambda: tell(f"waiting for {dataset.name}: somebody else is preparing it")):
         if _fault(folder, mark) is not None:
+            if first is not None:
+                first()
             tell(f"preparing {dataset.name}")
             seconds = _prepare(dataset, folder, recipe, mark, fetch)
             tell(f"prepared {dataset.name} in {seconds:.1f} s")

@@ -65,7 +65,13 @@ class Sources:
     """Brings source files to this machine (the `Fetch` of the protocols)."""
 
     def __init__(
-        self, downloads: Path, mirror: str | None = None, *, offline: bool = False, progress: Callable[[str], None] | None = None
+        self,
+        downloads: Path,
+        mirror: str | None = None,
+        *,
+        offline: bool = False,
+        progress: Callable[[str], None] | None = None,
+        room: Callable[[str, int], None] | None = None,
     ) -> None:
         """Where to keep files, and where to look first.
 
@@ -74,8 +80,10 @@ class Sources:
             mirror: a folder's path or a `file`, `http` or `https` address under which the sources' mirror paths lie.
             offline: never use the network; the cache and a mirror that is a folder still count.
             progress: told in one line where a file is fetched from, and every second how far it is.
+            room: asked, with a file's name and at least how many bytes it has, before it is fetched; a RunError of it ends everything.
         """
         self.downloads, self.mirror, self.offline, self.tell = downloads, mirror, offline, progress or (lambda _: None)
+        self.room = room or (lambda _name, _bytes: None)
 
     def __call__(self, source: Source) -> Path:
         """Local path of the verified file.
@@ -114,6 +122,8 @@ class Sources:
     def _receive(self, source: Source, bring: Opener, target: Path) -> None:
         digest = hashlib.sha256()
         with bring() as (raw, total), target.open("wb") as file:
+            if total is not None:
+                self.room(source.name, total)
             counted = _Counted(raw, source.name, total, self.tell)
             stream = io.BufferedReader(counted, CHUNK)
             packed = stream.peek(2)[:2] == GZIP_MAGIC and not source.name.endswith(".gz")

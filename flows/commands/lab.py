@@ -22,7 +22,7 @@ def up(
     json: Json = False,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker."""
-    from flows.lab import access, servers
+    from flows.lab import access, published, servers
     from flows.lab.settings import Settings
 
     output, settings, begin = Output(json), Settings.load(), time.monotonic()
@@ -31,16 +31,16 @@ def up(
     secured = access.read(settings.credentials) is not None
     if team and not secured and servers.supervised(settings):
         raise RequestError("the lab is running without credentials; lab down, then lab up --team")
-    if team and access.make(settings.credentials):
-        output.say(f"made credentials for everybody: they are in {settings.credentials}, which only you may read")
     with _Progress(output) as progress:
         try:
-            started = servers.up(settings, progress.say, timeout=timeout)
+            started = servers.up(settings, progress.say, team=team, timeout=timeout)
         except KeyboardInterrupt:
             raise RunError("stopped before everything was up; nothing is left running") from None
         delivered = _repair(settings, progress.say) if started else 0
+        renewed = [] if started else published.renew(settings)
     facts = {
         "started": started,
+        "renewed": renewed,
         "delivered": delivered,
         "prefect": settings.prefect_ui,
         "mlflow": settings.mlflow_ui,
@@ -48,6 +48,8 @@ def up(
     }
     if started:
         output.say(f"the lab is up after {time.monotonic() - begin:.1f} s; everything is kept in {settings.home}")
+    elif renewed:
+        output.say(f"the lab is already running; brought up to date: {', '.join(renewed)} (all other settings take lab down first)")
     else:
         output.say("the lab is already running; nothing was changed")
     output.say(f"  Prefect  {settings.prefect_ui}")
@@ -115,6 +117,8 @@ def status(*, json: Json = False) -> None:
         output.say(f"flow runs: {found.flow_runs['running']} running, {found.flow_runs['queued']} queued{own}")
     parts = ", ".join(f"{name} {size(used)}" for name, used in found.disk.items()) or "empty"
     output.say(f"{found.home}: {parts}{'' if found.disk_complete else ' (at least)'}; {size(found.free_bytes)} free")
+    if found.quota and found.quota.warning:
+        output.say(found.quota.warning)
     output.finish(**found.as_json())
 
 

@@ -74,11 +74,12 @@ def _sweep(output: Output, request: dict[str, Any], settings: Settings) -> dict[
     """Search here, under Prefect where it runs; returns the summary."""
     from flows.child import stopping_on_signals
     from flows.commands.sweep_display import SweepDisplay
-    from flows.commands.training import load_prefect
+    from flows.commands.training import check_logins, load_prefect
     from flows.lab import health
     from flows.search.session import SweepSession, sweep_here
     from flows.search.storage import in_words
 
+    check_logins(settings)
     with SweepDisplay(output) as display, SweepSession(request, settings, watch=display) as session:
         orchestrated = "join" not in request and health.answers(settings, "prefect", timeout=0.5)
         if orchestrated:

@@ -114,6 +114,7 @@ def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> 
     from flows.supervise import TrainerDied
 
     servers.check_database(settings)
+    check_logins(settings)
     with Display(output) as display, Session(request, settings, watch=display) as session:
         orchestrated = health.answers(settings, "prefect", timeout=0.5)
         if orchestrated:
@@ -130,6 +131,15 @@ def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> 
                 if not session.training.config:
                     raise
                 raise type(error)(f"{error}; go on from its last checkpoint with: lab train --resume {session.run}") from None
+
+
+def check_logins(settings: Settings) -> None:
+    """RequestError: a server that answers does not let us in; what a run has to say would have nowhere to go."""
+    from flows.lab import health
+
+    for server, check in (("prefect", health.check_prefect_login), ("mlflow", health.check_mlflow_login)):
+        if health.answers(settings, server, timeout=0.5):
+            check(settings)
 
 
 def load_prefect(settings: Settings, module: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from components.errors import RequestError
+from components.errors import RequestError, RunError, closest
 from flows.commands.output import Json, Output
+
+if TYPE_CHECKING:
+    from flows.lab.settings import Settings
 
 
 def worker(
@@ -51,7 +54,10 @@ def worker(
         raise RequestError(f"{settings.home} is the home of a lab that runs here, with its own worker; give this one another LAB_HOME")
     if not health.answers(settings, "prefect", timeout=10):
         raise RequestError(f"no Prefect server answers at {address}; on its machine: lab up (LAB_HOST says where it listens)")
-    if not health.answers(settings, "mlflow", timeout=5):
+    _refuse_unknown_pool(settings, pool)
+    if health.answers(settings, "mlflow", timeout=5):
+        health.check_mlflow_login(settings)
+    else:
         output.say(f"note: no MLflow server answers at {settings.mlflow_uri}; what runs here is delivered when it does")
     if settings.database is None:
         output.say("note: without LAB_DATABASE_URL this worker can train, but take part in no sweep")
@@ -63,6 +69,20 @@ def worker(
     environment |= processes.mark(settings.home) | {"LAB_SERVER": "worker"}
     command = [sys.executable, "-m", "flows.worker", pool, called, str(at_once)]
     raise typer.Exit(launch.look_after(command, settings, environment, apart=True))
+
+
+def _refuse_unknown_pool(settings: Settings, pool: str) -> None:
+    """RequestError: the server has no such work pool, which Prefect's worker would make, to wait there for nothing; or wants a login."""
+    from flows.lab import health
+    from flows.lab.settings import WORK_POOL
+
+    try:
+        found = health.ask(settings, "/work_pools/filter", {"limit": 200}, timeout=10)
+    except OSError as error:
+        raise RunError(f"the Prefect server at {settings.prefect_api} did not say which work pools it has: {error}") from None
+    names = sorted({WORK_POOL, *(each["name"] for each in found)})
+    if pool not in names:
+        raise RequestError(f"there is no work pool {pool!r}{closest(pool, names)}; the server has: {', '.join(names)}")
 
 
 def register(app: typer.Typer) -> None:

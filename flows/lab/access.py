@@ -16,6 +16,7 @@ import base64
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def required(path: Path) -> Credentials:
 
 
 def make(path: Path) -> bool:
-    """Make new credentials unless the file exists; True when they were made."""
+    """Make new credentials unless the file exists; True when they were made. RequestError: they cannot be written there."""
     if path.exists():
         return False
     users = {"prefect": "lab", "mlflow": "editor", "admin": "admin", "reader": "reader"}
@@ -104,7 +105,7 @@ def export(credentials: Credentials, role: str, path: Path) -> None:
     """Write what a client needs that has `role` in MLflow.
 
     Raises:
-        RequestError: the file exists, or these credentials are a client's themselves.
+        RequestError: the file exists or cannot be written, or these credentials are a client's themselves.
     """
     if path.exists():
         raise RequestError(f"{path} exists already; choose another file")
@@ -115,14 +116,16 @@ def export(credentials: Credentials, role: str, path: Path) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all, and never readable by others, not even for a moment. RequestError: not there."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
     try:
-        os.link(unfinished, path)  # unlike a rename, does not replace what another process made meanwhile
-    except FileExistsError:
-        pass
-    finally:
-        unfinished.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1)
+            with suppress(FileExistsError):
+                os.link(unfinished, path)  # unlike a rename, does not replace what another process made meanwhile
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from None

@@ -5,7 +5,8 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -27,14 +28,36 @@ def ask(settings: Settings, path: str, body: Any = None, *, method: str | None =
     """
     login = access.read(settings.credentials)
     headers = login.prefect.header() if login else {}
-    try:
+    with _wanting(f"the Prefect server at {settings.prefect_api}", settings, login):
         return call(f"{settings.prefect_api}{path}", body, method=method, timeout=timeout, headers=headers)
+
+
+@contextmanager
+def _wanting(server: str, settings: Settings, login: access.Credentials | None) -> Iterator[None]:
+    """RequestError in place of an answer that credentials are wanted, or other ones."""
+    try:
+        yield
     except urllib.error.HTTPError as error:
         if error.code != UNAUTHORIZED:
             raise
         error.close()
-        have = f"those in {settings.credentials} are not right" if login else "this lab has none (LAB_CREDENTIALS names the file)"
-        raise RequestError(f"the Prefect server at {settings.prefect_api} asks for credentials, and {have}") from None
+        where = "(LAB_CREDENTIALS names the file)"
+        have = f"those in {settings.credentials} are not right {where}" if login else f"this lab has none {where}"
+        raise RequestError(f"{server} asks for credentials, and {have}") from None
+
+
+def check_prefect_login(settings: Settings, *, timeout: float = 5.0) -> None:
+    """RequestError: the Prefect server does not let us in; one that does not answer is passed by."""
+    with suppress(OSError):
+        ask(settings, "/work_pools/filter", {"limit": 1}, timeout=timeout)
+
+
+def check_mlflow_login(settings: Settings, *, timeout: float = 5.0) -> None:
+    """RequestError: the MLflow server does not let us in; one that does not answer is passed by."""
+    login = access.read(settings.credentials)
+    with suppress(OSError), _wanting(f"the MLflow server at {settings.mlflow_uri}", settings, login):
+        address = f"{settings.mlflow_uri}/api/2.0/mlflow/experiments/get?experiment_id=0"
+        call(address, timeout=timeout, headers=login.mlflow.header() if login else {})
 
 
 def call(

@@ -14,6 +14,7 @@ with `lab: `; those that the file no longer asks for are removed, others are lef
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,10 @@ WHEN = {
     "sweep failed": (["sweep"], ["Failed", "Crashed"]),
 }
 """What can be waited for → flows, and the states that they come to."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,99}")
+"""What a webhook may be called: its block's name and the automations' are made of it."""
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""The name of an HTTP header (RFC 9110, 5.6.2)."""
 PREFIX = "lab: "
 BODY = """{{
  "text": {{{{ ("%s: " ~ flow_run.name ~ (": " ~ flow_run.state.message if flow_run.state.message else "")) | tojson }}}},
@@ -50,36 +55,72 @@ def read(settings: Settings) -> dict[str, Any]:
 
     file = settings.notifications
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"webhooks": {}, "notify": []}
-    except (OSError, yaml.YAMLError):  # what a parser says might hold what it could not read
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # what a parser says might hold what it could not read
         raise RequestError(f"{file} cannot be read as YAML") from None
-    for problem in _problems(found):
+    found = {} if found is None else found
+    wanted = {key: found.get(key) for key in ("webhooks", "notify")} if isinstance(found, dict) else {}
+    wanted = {"webhooks": {}, "notify": []} | {key: value for key, value in wanted.items() if value is not None}
+    for problem in _problems(found, **wanted):
         raise RequestError(f"{file}: {problem}")
-    return {"webhooks": found.get("webhooks", {}), "notify": found.get("notify", [])}
+    return wanted
 
 
-def _problems(found: Any) -> Iterator[str]:
-    if not isinstance(found, dict) or not isinstance(found.get("webhooks", {}), dict) or not isinstance(found.get("notify", []), list):
+def _problems(found: Any, webhooks: Any, notify: Any) -> Iterator[str]:
+    if not isinstance(found, dict) or not isinstance(webhooks, dict) or not isinstance(notify, list):
         yield "it has to hold `webhooks:` (names with a url each) and `notify:` (a list)"
         return
     for key in found.keys() - {"webhooks", "notify"}:
         yield f"{key!r} means nothing here{closest(str(key), ['webhooks', 'notify'])}"
-    webhooks = found.get("webhooks", {})
+    slugs: dict[str, str] = {}
     for name, webhook in webhooks.items():
-        parts = urlsplit(str(webhook.get("url", ""))) if isinstance(webhook, dict) else urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            begins = "it has to begin with a letter (a to z) or a digit, and may go on with '-', '_' and spaces, too"
+            yield f"a webhook cannot be called {name!r}: {begins}"
+            continue
+        if (other := slugs.setdefault(_slug(name), name)) != name:
+            yield f"the webhooks {other!r} and {name!r} differ only by signs that Prefect takes for the same; rename one"
+        if not isinstance(webhook, dict) or not _is_address(webhook.get("url")):
             yield f"the webhook {name!r} needs a url that begins with https:// or http://"
         elif webhook.keys() - {"url", "headers"}:
             yield f"the webhook {name!r} may have `url` and `headers` only"
-    for number, line in enumerate(found.get("notify", []), 1):
+        elif not _are_headers(webhook.get("headers")):
+            yield f'the headers of the webhook {name!r} have to be names with a text each, such as {{X-Token: "12"}}'
+    for number, line in enumerate(notify, 1):
         if not isinstance(line, dict) or line.keys() != {"when", "webhook"}:
             yield f"line {number} of notify needs `when` and `webhook`, and nothing else"
-        elif line["when"] not in WHEN:
-            yield f"line {number} of notify: when is {line['when']!r}{closest(str(line['when']), WHEN)}; it has to be {', '.join(WHEN)}"
-        elif line["webhook"] not in webhooks:
-            yield f"line {number} of notify: there is no webhook {line['webhook']!r}{closest(str(line['webhook']), webhooks)}"
+            continue
+        when, webhook = line["when"], line["webhook"]
+        if not isinstance(when, str) or when not in WHEN:
+            yield f"line {number} of notify: when is {when!r}{closest(str(when), WHEN)}; it has to be {', '.join(WHEN)}"
+        elif not isinstance(webhook, str) or webhook not in webhooks:
+            yield f"line {number} of notify: there is no webhook {webhook!r}{closest(str(webhook), map(str, webhooks))}"
+
+
+def _is_address(url: Any) -> bool:
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        _ = parts.port  # asked for only to be judged
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
+
+
+def _are_headers(headers: Any) -> bool:
+    """Whether HTTP can carry them."""
+    if headers is None:
+        return True
+    return isinstance(headers, dict) and all(
+        isinstance(name, str) and HEADER.fullmatch(name) and isinstance(text, str) and text.isascii() and text.isprintable()
+        for name, text in headers.items()
+    )
+
+
+def _slug(name: str) -> str:
+    """What Prefect calls a webhook's block."""
+    return f"lab-{name}".lower().replace("_", "-").replace(" ", "-")
 
 
 def apply(settings: Settings) -> list[str]:
@@ -110,9 +151,9 @@ def apply(settings: Settings) -> list[str]:
 def _block(settings: Settings, name: str, webhook: Mapping[str, Any]) -> str:
     """The id of the block that keeps a webhook's address, made or brought up to date."""
     kind = health.ask(settings, "/block_types/slug/webhook")["id"]
-    headers = {"Content-Type": "application/json", **webhook.get("headers", {})}
+    headers = {"Content-Type": "application/json", **(webhook.get("headers") or {})}
     data = {"method": "POST", "url": webhook["url"], "headers": headers, "allow_private_urls": True, "verify": True}
-    slug = f"lab-{name}".lower().replace("_", "-").replace(" ", "-")
+    slug = _slug(name)
     query = {"block_documents": {"block_type_id": {"any_": [kind]}, "name": {"any_": [slug]}}}
     found = health.ask(settings, "/block_documents/filter", query)
     if found:

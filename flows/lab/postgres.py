@@ -19,6 +19,9 @@ from components.errors import RequestError, RunError
 SCHEME = "postgresql+psycopg"
 Part = Literal["", "prefect", "mlflow"]
 PARTS: tuple[Part, ...] = ("", "prefect", "mlflow")
+LOGIN = re.compile(r"(?:[^\s/?#@%\[\]]|%(?!00)[0-9a-fA-F]{2})*")
+"""A user and a password as all drivers read them in an address."""
+NAME = re.compile(r"[\w.-]+")
 LOCK = 0x6C6162  # "lab": the advisory lock of whoever makes tables
 
 
@@ -27,10 +30,26 @@ def checked(given: str) -> str | None:
     if not given:
         return None
     example = "it has to be postgresql+psycopg://user@host/database"
-    if not given.startswith(f"{SCHEME}://"):
-        raise RequestError(f"LAB_DATABASE_URL begins with {given.partition('/')[0]!r}; {example}")
-    if not urlsplit(given).path.strip("/"):
+    scheme, separator, rest = given.partition("://")
+    if f"{scheme}{separator}" != f"{SCHEME}://":
+        raise RequestError(f"LAB_DATABASE_URL begins with {scheme.partition(':')[0] + ':'!r}; {example}")
+    login, at, place = rest.rpartition("@")
+    if at and not LOGIN.fullmatch(login):
+        raise RequestError(
+            "LAB_DATABASE_URL has signs in its user or password that mean something else in an address: write them as % and two digits "
+            "(a space is %20, / is %2F, % is %25), or put the password into a file that LAB_DATABASE_PASSWORD_FILE names"
+        )
+    try:
+        parts = urlsplit(f"{scheme}://{place}")
+        _ = parts.port  # asked for only to be judged
+    except ValueError:
+        raise RequestError(f"LAB_DATABASE_URL has a host or a port that cannot be; {example}") from None
+    if not parts.path.strip("/"):
         raise RequestError(f"LAB_DATABASE_URL names no database; {example}")
+    if not NAME.fullmatch(parts.path.strip("/")) or re.search(r"\s", place):
+        raise RequestError(
+            "LAB_DATABASE_URL: the name of a database has letters, digits, '.', '_' and '-' only; options follow behind it as ?name=value"
+        )
     return given
 
 
@@ -40,21 +59,30 @@ def address(url: str, part: Part, password_file: Path | None, *, asynchronous: b
     Prefect speaks through asyncpg (`asynchronous`), which calls `sslmode` `ssl` and takes no other of libpq's options.
 
     Raises:
-        RequestError: the file cannot be read.
+        RequestError: the file cannot be read, or is no text.
     """
     parts = urlsplit(url)
     scheme, query, place = parts.scheme, parts.query, parts.netloc
     if password_file is not None:
-        try:
-            password = password_file.read_text(encoding="utf-8").rstrip("\n")
-        except OSError as error:
-            raise RequestError(f"LAB_DATABASE_PASSWORD_FILE {password_file} cannot be read: {error.strerror}") from None
+        password = _password(password_file)
         before, _, host = place.rpartition("@")
         place = f"{before.partition(':')[0]}:{quote(password, safe='')}@{host}"
     if asynchronous:
         scheme = "postgresql+asyncpg"
         query = urlencode([("ssl", value) for key, value in parse_qsl(query) if key == "sslmode"])
     return urlunsplit((scheme, place, f"/{database(url, part)}", query, ""))
+
+
+def _password(file: Path) -> str:
+    try:
+        found = file.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        raise RequestError(f"LAB_DATABASE_PASSWORD_FILE {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"LAB_DATABASE_PASSWORD_FILE {file} holds no password: it has to be text, in UTF-8") from None
+    if "\0" in found:
+        raise RequestError(f"LAB_DATABASE_PASSWORD_FILE {file} holds no password: it has to be text, without zeros")
+    return found
 
 
 def database(url: str, part: Part) -> str:
@@ -64,8 +92,25 @@ def database(url: str, part: Part) -> str:
 
 
 def redacted(text: str) -> str:
-    """`text` with the password of every address in it left out."""
-    return re.sub(r"(\w://[^\s:/@]*):[^\s/]*@", r"\1:…@", text)
+    """`text` with the password of every address in it left out: all from the `:` behind the user to the last `@`, whatever is in it."""
+    without = re.sub(r"(\w://[^:@]*):.*@", r"\1:…@", text, flags=re.DOTALL)
+    return re.sub(r"(password=)[^\s&]+", r"\1…", without)
+
+
+def shown(url: str) -> str:
+    """An address for a message: without its password and without its options."""
+    return redacted(url).partition("?")[0]
+
+
+def reason(error: BaseException) -> str:
+    """What a driver, or SQLAlchemy for it, said, in one line without a password.
+
+    Psycopg repeats an address that it cannot read, in pieces: such an error has no SQLSTATE, and its text goes to nobody.
+    """
+    said = getattr(error, "orig", None) or error
+    if type(said).__name__ == "ProgrammingError" and getattr(said, "sqlstate", None) is None:
+        return "PostgreSQL's client does not take the address; look at LAB_DATABASE_URL, above all behind its '?'"
+    return redacted(" ".join(str(said).split()))
 
 
 def connect(url: str) -> Any:
@@ -78,9 +123,8 @@ def connect(url: str) -> Any:
 
     try:
         return psycopg.connect(url.replace(f"{SCHEME}://", "postgresql://", 1), autocommit=True, connect_timeout=10)
-    except psycopg.OperationalError as error:
-        said = redacted(" ".join(str(error).split()))
-        raise RunError(f"the database {redacted(url.partition('?')[0])} cannot be opened: {said}") from None
+    except psycopg.Error as error:
+        raise RunError(f"the database {shown(url)} cannot be opened: {reason(error)}") from None
 
 
 def missing(url: str, password_file: Path | None) -> list[str]:
@@ -107,9 +151,10 @@ def prepared(url: str, password_file: Path | None, say: Callable[[str], None]) -
             try:
                 connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(sql.Identifier(name)))
             except psycopg.Error as error:
-                said = " ".join(str(error).split())
                 owner = urlsplit(url).username or "you"
-                raise RunError(f"the database {name} could not be made ({said}); let its administrator make it for {owner}") from None
+                raise RunError(
+                    f"the database {name} could not be made ({reason(error)}); let its administrator make it for {owner}"
+                ) from None
             say(f"made the database {name}")
         _refuse_other_encodings(connection, [database(url, part) for part in PARTS])
         yield

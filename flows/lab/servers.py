@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import RequestError, RunError
-from flows.lab import health, launch, postgres, processes
+from flows.lab import access, health, launch, postgres, processes, published
 from flows.lab.settings import LOOPBACK, Settings
 
 Say = Callable[[str], None]
@@ -44,17 +44,18 @@ def supervised(settings: Settings) -> psutil.Process | None:
     return next((found for found in processes.marked(settings.home) if processes.part(found) == processes.SUPERVISOR), None)
 
 
-def up(settings: Settings, say: Say, *, timeout: float = 180.0, deployments: str = "flows.deployments") -> bool:
+def up(settings: Settings, say: Say, *, team: bool = False, timeout: float = 180.0, deployments: str = "flows.deployments") -> bool:
     """Start everything and return when all of it answers; False, and nothing changed, when it was running already.
 
     Args:
         settings: which LAB_HOME, which ports.
         say: is told each step.
+        team: make credentials, where there are none, as soon as nothing stands in the way of a start.
         timeout: seconds until everything has to answer; what was started is stopped again after that.
         deployments: module that registers the flows with the server when it is run (`python -m …`); left out while there is none.
 
     Raises:
-        RequestError: a port is busy, or LAB_HOME cannot be written.
+        RequestError: a port is busy, LAB_HOST is no address of this machine, LAB_HOME cannot be written, or the notifications are wrong.
         RunError: a server does not come up (the message ends with the last lines of its log), or somebody else is starting it.
     """
     _make_folders(settings)
@@ -62,11 +63,17 @@ def up(settings: Settings, say: Say, *, timeout: float = 180.0, deployments: str
         if supervised(settings):
             return False
         _clear_orphans(settings, say)
-        if wanted(settings) != ["worker"]:
+        serves = wanted(settings) != ["worker"]
+        if serves:
+            _check_host(settings)
+        if serves and not team:
             launch.refuse_strangers(settings)
         _check_ports(settings)
-        if wanted(settings) != ["worker"]:
+        if serves:
             check_database(settings)
+        published.check(settings)
+        if serves and team and access.make(settings.credentials):
+            say(f"made credentials for everybody: they are in {settings.credentials}, which only you may read")
         started = datetime.now(UTC)
         settings.running_file.write_text(json.dumps({"LAB_PREFECT_PORT": settings.prefect_port, "LAB_MLFLOW_PORT": settings.mlflow_port}))
         try:
@@ -166,6 +173,16 @@ def check_database(settings: Settings) -> None:
         raise RequestError(f"PostgreSQL has no database {' or '.join(missing)}: lab init-db makes what is missing")
 
 
+def _check_host(settings: Settings) -> None:
+    try:
+        with _socket(settings.host) as candidate:
+            candidate.bind((settings.host, 0))
+    except (OSError, UnicodeError):
+        raise RequestError(
+            f"LAB_HOST is {settings.host!r}, and this machine has no such address ({LOOPBACK} is for itself only, 0.0.0.0 for all)"
+        ) from None
+
+
 def _check_ports(settings: Settings) -> None:
     ports = {"prefect": ("LAB_PREFECT_PORT", settings.prefect_port), "mlflow": ("LAB_MLFLOW_PORT", settings.mlflow_port)}
     for server, (variable, port) in ports.items():
@@ -178,13 +195,17 @@ def _check_ports(settings: Settings) -> None:
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on `port` of `host` now."""
-    with socket.socket() as candidate:
+    with _socket(host) as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             candidate.bind((host, port))
         except OSError:
             return False
     return True
+
+
+def _socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def free_port_near(port: int) -> int:
@@ -255,6 +276,9 @@ def _register(settings: Settings, deployments: str, started: datetime, say: Say)
         done = subprocess.run(command, env=environment | marker, stdout=output, stderr=output, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise RunError(f"the flows could not be deployed; the end of {settings.logs / 'deploy.log'}:\n{log_tail(settings, 'deploy')}")
+    for line in (settings.logs / "deploy.log").read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith(published.TROUBLE):
+            say(line)
 
 
 def count_gpus(devices: Path = Path("/dev")) -> int:

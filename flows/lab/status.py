@@ -1,25 +1,18 @@
 """What runs, what it costs, and what lies on the disk: looks only, changes nothing, and needs no server to answer."""
 
-import os
 import shutil
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
-from flows.lab import health, processes
+from flows.lab import disk, health, limits, processes
 from flows.lab.servers import TITLES
 from flows.lab.settings import WORK_POOL, Settings
 
 State = Literal["running", "starting", "stopped", "not answering"]
-
-DISK_SECONDS = 0.5
-"""How long sizes are added up; after that they are lower bounds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,7 @@ class Status:
         flow_run_bytes: memory of the flow runs' processes on this machine.
         disk: bytes of each part of LAB_HOME.
         disk_complete: False when the sizes are lower bounds, because there was too much to count.
+        quota: how much of LAB_QUOTA_GB that is; None without a quota.
         free_bytes: free on the disk of LAB_HOME.
     """
 
@@ -63,6 +57,7 @@ class Status:
     flow_run_bytes: int
     disk: dict[str, int]
     disk_complete: bool
+    quota: limits.Quota | None
     free_bytes: int
 
     @property
@@ -84,16 +79,17 @@ def look(settings: Settings) -> Status:
     with ThreadPoolExecutor() as pool:
         answering = {name: pool.submit(health.answers, settings, name, timeout=0.5) for name in TITLES}
         flow_runs = pool.submit(_flow_runs, settings, now)
-        sizes = pool.submit(disk_use, settings.home)
+        sizes = pool.submit(disk.sizes, settings.home)
         servers = [_server(settings, name, found.get(name, []), answers=answering[name].result()) for name in TITLES]
-    disk, complete = sizes.result()
+    taken, complete = sizes.result()
     return Status(
         home=str(settings.home),
         servers=servers,
         flow_runs=flow_runs.result(),
         flow_run_bytes=processes.memory(found.get(processes.FLOW_RUN, [])),
-        disk=disk,
+        disk=taken,
         disk_complete=complete,
+        quota=limits.quota(settings, sum(taken.values())),
         free_bytes=shutil.disk_usage(next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())).free,
     )
 
@@ -116,31 +112,3 @@ def _flow_runs(settings: Settings, now: str) -> dict[str, int] | None:
         return health.flow_runs(settings, now=now, timeout=0.5)
     except OSError:
         return None
-
-
-def disk_use(home: Path, *, seconds: float = DISK_SECONDS) -> tuple[dict[str, int], bool]:
-    """Bytes of each entry of `home`, largest first, and whether there was time to count everything."""
-    deadline = time.monotonic() + seconds
-    sizes: dict[str, int] = {}
-    complete = True
-    for entry in sorted(os.scandir(home), key=lambda each: each.name) if home.is_dir() else []:
-        total = 0
-        for size in _sizes(entry):
-            total += size
-            if time.monotonic() > deadline:
-                complete = False
-                break
-        sizes[entry.name] = total
-    return dict(sorted(sizes.items(), key=lambda item: -item[1])), complete
-
-
-def _sizes(entry: os.DirEntry[str]) -> Iterator[int]:
-    try:
-        if not entry.is_dir(follow_symlinks=False):
-            yield entry.stat(follow_symlinks=False).st_size
-            return
-        with os.scandir(entry) as inside:
-            for each in inside:
-                yield from _sizes(each)
-    except OSError:  # removed while we look, or not ours to read
-        return

@@ -64,8 +64,7 @@ class Store:
             self.close()
             if is_full(error):
                 raise RunError("the disk is full: the lab's database cannot be written; free some space") from None
-            shown = postgres.redacted(url.partition("?")[0])
-            raise RunError(f"the lab's database {shown} cannot be opened: {postgres.redacted(str(error.orig))}") from None
+            raise RunError(f"the lab's database {postgres.shown(url)} cannot be opened: {postgres.reason(error)}") from None
         except RunError:
             self.close()
             raise

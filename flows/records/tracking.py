@@ -49,10 +49,14 @@ def tracking_uri(settings: Settings) -> str:
     """Where MLflow is now: a server elsewhere if one is set, the local one if it answers, else its database, directly.
 
     MLflow's client signs in with what is in the environment, so the lab's credentials are put there.
+
+    Raises:
+        RequestError: the server does not take them.
     """
     if login := access.read(settings.credentials):
         os.environ.update(login.mlflow.for_mlflow())
     if settings.remote_mlflow or health.answers(settings, "mlflow"):
+        health.check_mlflow_login(settings)
         return settings.mlflow_uri
     make_mlflow_database(settings)
     return settings.mlflow_store

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from components.data.durable import is_full
 from components.errors import RequestError, RunError
-from flows.config.words import one_line
 from flows.lab import postgres
 from flows.lab.locks import held, let_readers_go_on
 from flows.lab.settings import Settings
@@ -80,7 +79,7 @@ def in_words(error: BaseException) -> str | None:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    return f"the sweep's database or folder cannot be written: {one_line(str(getattr(causes[-1], 'orig', None) or causes[-1]))}"
+    return f"the sweep's database or folder cannot be written: {postgres.reason(causes[-1])}"
 
 
 @cache
@@ -100,8 +99,7 @@ def _storage(url: str, home: Any) -> Database:
             _configure(found.engine)
         return found
     except (SQLAlchemyError, RuntimeError, OSError) as error:
-        shown = postgres.redacted(url.partition("?")[0])
-        raise RunError(f"Optuna's database {shown} cannot be opened: {postgres.redacted(one_line(str(error)))}") from None
+        raise RunError(f"Optuna's database {postgres.shown(url)} cannot be opened: {postgres.reason(error)}") from None
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:

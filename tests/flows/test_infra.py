@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows.deployments import keeps_the_servers
 from flows.lab import access, notifications
+from flows.lab.published import keeps_the_servers
 from flows.lab.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -2,15 +2,20 @@
 
 import json
 import os
+import socket
 import stat
+from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from lab_command import lab
 from lab_processes import server
 
 from components.errors import RequestError
-from flows.lab import access, health, servers
+from flows.lab import access, health, processes, servers
 from flows.lab.settings import Settings
+from flows.records.tracking import tracking_uri
 
 
 @pytest.fixture
@@ -78,9 +83,9 @@ def test_our_questions_carry_the_credentials_and_a_refusal_is_one_line(file: Pat
     with server({}, code=401) as (port, _):
         with pytest.raises(RequestError) as caught:
             health.ask(Settings(tmp_path, prefect_port=port, mlflow_port=1), "/flow_runs/count", {})
-        assert (
-            str(caught.value)
-            == f"the Prefect server at http://127.0.0.1:{port}/api asks for credentials, and those in {file} are not right"
+        assert str(caught.value) == (
+            f"the Prefect server at http://127.0.0.1:{port}/api asks for credentials, "
+            f"and those in {file} are not right (LAB_CREDENTIALS names the file)"
         )
         with pytest.raises(RequestError, match=r"and this lab has none \(LAB_CREDENTIALS names the file\)"):
             health.ask(Settings(tmp_path / "other", prefect_port=port, mlflow_port=1), "/flow_runs/count", {})
@@ -100,3 +105,94 @@ def test_nobody_beyond_this_machine_comes_in_without_credentials(tmp_path: Path)
     with pytest.raises(RequestError, match=r"LAB_HOST is 0\.0\.0\.0.*lab up --team makes credentials first"):
         servers.up(settings, lambda _: None)
     assert not settings.running_file.exists()
+
+
+def test_credentials_that_cannot_be_written_are_one_line(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "no folder").touch()
+    for place in (Path("/proc/x.json"), tmp_path / "no folder" / "x.json"):
+        done = lab(Settings(tmp_path), "access", "--into", str(place))
+        assert done.code == 2
+        assert done.err.startswith(f"lab: {place} cannot be written: ")
+        assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["not a host", "10.99.99.99", "a..b", "2001:db8::1"])
+@pytest.mark.parametrize("options", [(), ("--team",)])
+def test_an_address_that_this_machine_does_not_have_is_no_busy_port_and_leaves_no_credentials(
+    host: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = Settings(tmp_path / "lab", prefect_port=1, mlflow_port=2, host=host)
+    done = lab(settings, "up", "--detach", *options)
+    assert (done.code, done.err) == (
+        2,
+        f"lab: LAB_HOST is {host!r}, and this machine has no such address (127.0.0.1 is for itself only, 0.0.0.0 for all)\n",
+    )
+    assert not settings.credentials.exists()
+
+
+@pytest.mark.parametrize("what", ["port", "notifications"])
+def test_a_refused_start_of_a_team_leaves_no_credentials(what: str, tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken, closing(socket.create_server(("127.0.0.1", 0))) as free:
+        ports = [each.getsockname()[1] for each in (taken, free)]
+        free.close()
+        settings = Settings(tmp_path / "lab", prefect_port=ports[1], mlflow_port=ports[0] if what == "port" else ports[1] + 1)
+        settings.home.mkdir()
+        if what == "notifications":
+            settings.notifications.write_text("webhooks: {chat: {url: 'http://x', headers: [1]}}")
+        done = lab(settings, "up", "--team", "--detach")
+    assert done.code == 2
+    assert ("is used by" if what == "port" else "notifications.yaml: the headers of the webhook 'chat'") in done.err
+    assert done.err.count("\n") == 1
+    assert not settings.credentials.exists()
+    assert processes.marked(settings.home) == []
+
+
+def test_credentials_are_made_when_nothing_stands_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_check_ports", lambda _settings: None)
+    monkeypatch.setattr(servers, "_wait_until_ready", lambda *_: None)
+    monkeypatch.setattr(servers, "_register", lambda *_: None)
+    started = []
+    settings, said = Settings(tmp_path / "lab", host="0.0.0.0"), list[str]()
+    monkeypatch.setattr(servers, "_start_supervisor", lambda each: started.append(access.required(each.credentials).prefect.user))
+    assert servers.up(settings, said.append, team=True) is True
+    assert started == ["lab"]
+    assert said == [f"made credentials for everybody: they are in {settings.credentials}, which only you may read"]
+
+
+TRAINING = ("train", "experiment=mlp_digits", "trainer.epochs=1")
+
+
+@pytest.mark.parametrize("command", [TRAINING, ("sweep", "experiment=mlp_digits", "search=initializers"), ("worker", "--url", "")])
+@pytest.mark.parametrize("refuses", ["Prefect", "MLflow"])
+@pytest.mark.parametrize("known", [True, False])
+def test_credentials_that_a_server_does_not_take_are_one_line_and_nothing_is_made(
+    command: tuple[str, ...], refuses: str, known: bool, file: Path, tmp_path: Path
+) -> None:
+    """The servers answer every question but those for which one has to be let in."""
+    pools = {"/api/work_pools/filter": []} if refuses == "MLflow" else {}
+    with server({"/api/health": True, "/health": "OK"} | pools, code=401) as (port, _):
+        address = f"http://127.0.0.1:{port}"
+        settings = Settings(
+            tmp_path / "home",
+            remote_prefect=f"{address}/api",
+            remote_mlflow=address,
+            credentials_file=file if known else tmp_path / "nothing",
+        )
+        done = lab(settings, *(address if each == "" else each for each in command))
+        where = f"{address}/api" if refuses == "Prefect" else address
+    have = f"those in {file} are not right" if known else "this lab has none"
+    assert (done.code, done.err) == (
+        2,
+        f"lab: the {refuses} server at {where} asks for credentials, and {have} (LAB_CREDENTIALS names the file)\n",
+    )
+    assert not settings.runs.exists()
+    assert not settings.sweeps.exists()
+
+
+def test_mlflow_is_not_asked_by_a_client_that_it_does_not_let_in(file: Path, tmp_path: Path) -> None:
+    with server({"/health": "OK"}, code=401) as (port, _):
+        settings = Settings(tmp_path, remote_mlflow=f"http://127.0.0.1:{port}")
+        with patch.dict(os.environ), pytest.raises(RequestError, match=r"^the MLflow server at .* \(LAB_CREDENTIALS names the file\)$"):
+            tracking_uri(settings)
+    with patch.dict(os.environ):
+        assert tracking_uri(settings) == settings.mlflow_uri, "one that is away is no matter of credentials"

@@ -4,11 +4,14 @@ import time
 from pathlib import Path
 
 import pytest
+from lab_command import lab
 from lab_processes import server, stand_in
 
-from flows.lab import status
+from flows.lab import disk, status
 from flows.lab.health import worker_name
 from flows.lab.settings import Settings
+
+FULL = "takes 150% of its 1e-06 GB (LAB_QUOTA_GB), so nothing more is begun: lab gc shows what may go"
 
 
 def test_nothing_runs(tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_sizes_are_added_up_largest_first(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a" / "b" / "two").write_bytes(b"x" * 200)
     (tmp_path / "lab.db").write_bytes(b"x" * 400)
     (tmp_path / "runs" / "loop").symlink_to(tmp_path)
-    sizes, complete = status.disk_use(tmp_path)
+    sizes, complete = disk.sizes(tmp_path)
     assert complete
     assert list(sizes) == ["runs", "lab.db"]
     assert sizes["lab.db"] == 400
@@ -66,4 +69,21 @@ def test_sizes_are_added_up_largest_first(tmp_path: Path) -> None:
 
 def test_sizes_without_time_are_lower_bounds(tmp_path: Path) -> None:
     (tmp_path / "lab.db").write_bytes(b"x" * 400)
-    assert status.disk_use(tmp_path, seconds=-1) == ({"lab.db": pytest.approx(400)}, False)
+    assert disk.sizes(tmp_path, seconds=-1) == ({"lab.db": pytest.approx(400)}, False)
+
+
+@pytest.mark.parametrize(("taken", "line"), [(799, None), (800, "takes 80% of its 1e-06 GB; lab gc shows what may go"), (1500, FULL)])
+def test_a_quota_that_is_nearly_used_up_is_said(taken: int, line: str | None, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(taken))
+    settings = Settings(tmp_path, prefect_port=1, mlflow_port=2, quota=1000)
+    done = lab(settings, "status", "--json")
+    assert done.code == 0
+    found = done.json["quota"]
+    assert (found["limit"], found["taken"]) == (1000, taken)
+    if line is None:
+        assert found["warning"] is None
+        assert "lab gc" not in done.err
+    else:
+        assert found["warning"] == f"{tmp_path} {line}"
+        assert lab(settings, "status").out.splitlines()[-1] == found["warning"]
+    assert lab(Settings(tmp_path, prefect_port=1, mlflow_port=2), "status", "--json").json["quota"] is None

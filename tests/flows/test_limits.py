@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from lab_processes import server, stand_in
+from trainings import environment
 
 from components.errors import RequestError, RunError
-from flows import queue
+from flows import queue, trainer
 from flows.lab import health, limits
 from flows.lab.settings import Settings
+from flows.parts import data_section, prepare_data
 
 VARIABLE = "/api/variables/name/lab_runs_per_user"
 
@@ -42,6 +49,41 @@ def test_a_run_that_will_not_fit_is_refused_and_one_that_just_does_is_not(tmp_pa
         limits.refuse_what_will_not_fit(settings, 2_100_000)
     with pytest.raises(RunError, match=r"its checkpoints need 1000000000\.0 GB, and the disk has .* left"):
         limits.refuse_what_will_not_fit(lab(tmp_path, 0), 10**18)
+
+
+def test_a_full_lab_prepares_nothing_and_one_that_is_nearly_full_says_so(tmp_path: Path, digits: Path) -> None:
+    section = {"data": data_section(["data=digits"])}
+    full = lab(tmp_path / "full", 1000, quota=1000)
+    with pytest.raises(RequestError, match=r"takes 100% of its 1e-06 GB \(LAB_QUOTA_GB\), so nothing more is begun"):
+        prepare_data(section, full)
+    assert not list(full.data.rglob("*.json"))
+    (full.home / "data").symlink_to(digits)
+    assert prepare_data(section, full).name == "digits", "what is prepared may be used"
+    said: list[str] = []
+    prepare_data(section, lab(tmp_path / "nearly", 1000, quota=1200), tell=lambda line: said.append(line["text"]))
+    assert said[0] == f"{tmp_path / 'nearly'} takes 83% of its 1.2e-06 GB; lab gc shows what may go"
+
+
+def test_a_full_lab_makes_no_data_for_a_run_before_it_refuses_it(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("text,label\n" + "good film,yes\nbad film,no\n" * 20)
+    settings = lab(tmp_path / "home", 1000, quota=1000)
+    request = ["model=mlp", "data=text_csv", f"data.path={tmp_path / 'own.csv'}"]
+    done: list[dict[str, Any]] = []
+    with patch.dict(os.environ, environment(settings), clear=True), pytest.raises(RequestError, match="so nothing more is begun"):
+        trainer._run({"overrides": request}, done.append, threading.Event())
+    assert done == []
+
+
+def test_a_source_that_will_not_fit_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "mirror" / "fashion-mnist").mkdir(parents=True)
+    settings = replace(lab(tmp_path / "home", 0, quota=1_000_000), data_mirror=str(tmp_path / "mirror"))
+    names = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+    for name in names:
+        (tmp_path / "mirror" / "fashion-mnist" / name).write_bytes(bytes(1_100_000))
+    left = r"of .*'s 0\.001 GB \(LAB_QUOTA_GB\) 1\.0 MB are left: lab gc"
+    with pytest.raises(RunError, match=rf"^the data will not fit: fashion-\S+ needs 1\.1 MB, and {left}"):
+        prepare_data({"data": data_section(["data=fashion_mnist"])}, settings)
+    assert limits.used(settings) == 0
 
 
 def test_limits_are_kept_where_all_machines_find_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 import pytest
+from lab_command import lab
 
 from components.errors import RequestError
 from flows.lab import health, notifications
@@ -35,6 +36,33 @@ notify:
             "line 1 of notify: when is 'run fails' (did you mean 'run failed'?); it has to be",
         ),
         (GOOD.replace("webhook: chat}\n  -", "webhook: cat}\n  -"), "line 1 of notify: there is no webhook 'cat' (did you mean 'chat'?)"),
+        ("webhooks: {chat: {url: 'http://[s3cret'}}", "the webhook 'chat' needs a url that begins with https:// or http://"),
+        ("webhooks: {chat: {url: 'http://s3cret:port/x'}}", "the webhook 'chat' needs a url that begins with https:// or http://"),
+        ("webhooks: {chat: {url: 'http://s3cret.org/a b'}}", "the webhook 'chat' needs a url that begins with https:// or http://"),
+        ("webhooks: {chat: {url: [s3cret]}}", "the webhook 'chat' needs a url that begins with https:// or http://"),
+        ("webhooks: {chat: null}", "the webhook 'chat' needs a url that begins with https:// or http://"),
+        (GOOD.replace("{X-Token: t0ken}", "[s3cret]"), "the headers of the webhook 'chat' have to be names with a text each, such as"),
+        (GOOD.replace("t0ken", "12"), "the headers of the webhook 'chat' have to be names with a text each, such as"),
+        (GOOD.replace("t0ken", "s3cret→"), "the headers of the webhook 'chat' have to be names with a text each, such as"),
+        (GOOD.replace("t0ken", '"s3cret\\nX: y"'), "the headers of the webhook 'chat' have to be names with a text each, such as"),
+        (GOOD.replace("X-Token", "X Token"), "the headers of the webhook 'chat' have to be names with a text each, such as"),
+        (GOOD.replace("when: run failed", "when: [x]"), "line 1 of notify: when is ['x']; it has to be run done, run failed"),
+        (GOOD.replace("webhook: chat}", "webhook: [1]}", 1), "line 1 of notify: there is no webhook [1]"),
+        (
+            "webhooks: {'Ünï côde!/x': {url: 'http://s3cret'}}",
+            "a webhook cannot be called 'Ünï côde!/x': it has to begin with a letter (a to z)",
+        ),
+        ("webhooks: {1: {url: 'http://s3cret'}}", "a webhook cannot be called 1: it has to begin with a letter (a to z)"),
+        (
+            "webhooks: {a_b: {url: 'http://s3cret'}, A-b: {url: 'http://s3cret'}}",
+            "the webhooks 'a_b' and 'A-b' differ only by signs that Prefect takes for the same; rename one",
+        ),
+        ("webhooks: 0", "it has to hold `webhooks:` (names with a url each) and `notify:` (a list)"),
+        ("false", "it has to hold `webhooks:` (names with a url each) and `notify:` (a list)"),
+        ("webhooks: {[1]: 2}", "cannot be read as YAML"),
+        ("day: 2026-13-45", "cannot be read as YAML"),
+        ("[" * 400, "cannot be read as YAML"),
+        ("\0", "cannot be read as YAML"),
         (GOOD.replace("when: sweep done, ", ""), "line 2 of notify needs `when` and `webhook`, and nothing else"),
     ],
 )
@@ -46,6 +74,30 @@ def test_what_is_wrong_is_one_line_without_the_address(text: str, message: str, 
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(settings.notifications))
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_binary_file_is_one_line(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    settings.notifications.write_bytes(b"\x89PNG\xff\xfe")
+    done = lab(settings, "notify")
+    assert (done.code, done.err) == (2, f"lab: {settings.notifications} cannot be read as YAML\n")
+
+
+@pytest.mark.parametrize("text", ["", "webhooks:", "notify:", "webhooks:\nnotify:\n"])
+def test_an_empty_key_means_none(text: str, tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    settings.notifications.write_text(text)
+    assert notifications.read(settings) == {"webhooks": {}, "notify": []}
+
+
+def test_headers_may_be_empty_and_names_that_differ_have_blocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefect, settings = Prefect(), Settings(tmp_path)
+    monkeypatch.setattr(health, "ask", prefect.ask)
+    settings.notifications.write_text("webhooks: {My Chat: {url: 'http://one', headers: null}, my_chat2: {url: 'http://two'}}")
+    notifications.apply(settings)
+    found = {block["name"]: (block["data"]["url"], block["data"]["headers"]) for block in prefect.blocks.values()}
+    plain = {"Content-Type": "application/json"}
+    assert found == {"lab-my-chat": ("http://one", plain), "lab-my-chat2": ("http://two", plain)}
 
 
 class Prefect:

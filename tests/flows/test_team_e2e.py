@@ -298,4 +298,7 @@ def test_wrong_credentials_are_one_line(team: tuple[Settings, Any, Any], tmp_pat
     shared, _, _ = team
     (tmp_path / "wrong.json").write_text(json.dumps({key: {"user": "lab", "password": "not-it"} for key in ("prefect", "mlflow")}))
     error = lab(replace(shared, credentials_file=tmp_path / "wrong.json"), "schedule", "list", code=2)["error"]
-    assert re.fullmatch(r"the Prefect server at \S+ asks for credentials, and those in \S+/wrong\.json are not right", error)
+    assert re.fullmatch(
+        r"the Prefect server at \S+ asks for credentials, and those in \S+/wrong\.json are not right \(LAB_CREDENTIALS names the file\)",
+        error,
+    )

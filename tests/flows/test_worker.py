@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from lab_command import lab
+from lab_processes import server
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from flows import code
+from flows.lab import launch
 from flows.lab.settings import Settings
 from flows.worker import LabWorker
 
@@ -106,3 +108,26 @@ def test_a_flow_run_works_in_the_folder_that_its_worker_names(tmp_path: Path) ->
         timeout=120,
     )
     assert done.stdout.splitlines()[-1:] == [f"{tmp_path} {tmp_path}"], done.stderr
+
+
+def test_a_pool_that_the_server_does_not_have_is_refused_and_none_is_made(tmp_path: Path) -> None:
+    with server({"/api/health": True, "/api/work_pools/filter": [{"name": "gpus"}]}) as (port, asked):
+        for pool, meant in (("nosuch", ""), ("gpu", " (did you mean 'gpus'?)"), ("Lab", " (did you mean 'lab'?)")):
+            done = lab(Settings(tmp_path), "worker", "--url", f"http://127.0.0.1:{port}", "--pool", pool)
+            assert (done.code, done.err) == (2, f"lab: there is no work pool {pool!r}{meant}; the server has: gpus, lab\n")
+        assert {path for path, _ in asked} == {"/api/health", "/api/work_pools/filter"}
+
+
+@pytest.mark.parametrize("pool", ["lab", "gpus"])
+def test_the_labs_own_pool_and_those_that_are_there_are_worked_for(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def look_after(command: list[str], *_: object, **__: object) -> int:
+        started.append(command[2:])
+        return 0
+
+    monkeypatch.setattr(launch, "look_after", look_after)
+    with server({"/api/health": True, "/api/work_pools/filter": [{"name": "gpus"}]}) as (port, _):
+        done = lab(Settings(tmp_path), "worker", "--url", f"http://127.0.0.1:{port}", "--pool", pool, "--name", "me", "--limit", "3")
+    assert done.code == 0
+    assert started == [["flows.worker", pool, "me", "3"]]
