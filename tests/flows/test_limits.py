@@ -57,8 +57,9 @@ def test_a_full_lab_prepares_nothing_and_one_that_is_nearly_full_says_so(tmp_pat
     with pytest.raises(RequestError, match=r"takes 100% of its 1e-06 GB \(LAB_QUOTA_GB\), so nothing more is begun"):
         prepare_data(section, full)
     assert not list(full.data.rglob("*.json"))
-    (full.home / "data").symlink_to(digits)
-    assert prepare_data(section, full).name == "digits", "what is prepared may be used"
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "data").symlink_to(digits)
+    assert prepare_data(section, lab(tmp_path / "used", 1000, quota=1000)).name == "digits", "what is prepared may be used"
     said: list[str] = []
     prepare_data(section, lab(tmp_path / "nearly", 1000, quota=1200), tell=lambda line: said.append(line["text"]))
     assert said[0] == f"{tmp_path / 'nearly'} takes 83% of its 1.2e-06 GB; lab gc shows what may go"
