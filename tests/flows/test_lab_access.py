@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import stat
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from unittest.mock import patch
 
@@ -132,10 +132,12 @@ def test_an_address_that_this_machine_does_not_have_is_no_busy_port_and_leaves_n
 
 @pytest.mark.parametrize("what", ["port", "notifications"])
 def test_a_refused_start_of_a_team_leaves_no_credentials(what: str, tmp_path: Path) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken, closing(socket.create_server(("127.0.0.1", 0))) as free:
-        ports = [each.getsockname()[1] for each in (taken, free)]
-        free.close()
-        settings = Settings(tmp_path / "lab", prefect_port=ports[1], mlflow_port=ports[0] if what == "port" else ports[1] + 1)
+    with ExitStack() as stack:
+        taken, *free = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(3)]
+        ports = [each.getsockname()[1] for each in (taken, *free)]
+        for each in free:
+            each.close()
+        settings = Settings(tmp_path / "lab", prefect_port=ports[1], mlflow_port=ports[0 if what == "port" else 2])
         settings.home.mkdir()
         if what == "notifications":
             settings.notifications.write_text("webhooks: {chat: {url: 'http://x', headers: [1]}}")
