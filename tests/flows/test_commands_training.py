@@ -200,7 +200,7 @@ def test_killed_interrupted_and_finished(tracked_settings: Settings) -> None:
     """The power goes for `lab` alone, then somebody presses Ctrl-C, then it is left alone: one MLflow run, the undisturbed weights."""
     undisturbed = here(tracked_settings, [*EVERYTHING_RANDOM, "trainer.checkpoint_seconds=0.1"], "undisturbed")
     with start(tracked_settings, "train", *EVERYTHING_RANDOM, "trainer.checkpoint_seconds=0.1") as killed:
-        folder = wait_for(lambda: next((path for path in tracked_settings.runs.iterdir() if path.name != "undisturbed"), None), 60)
+        folder = wait_for(lambda: next((path for path in tracked_settings.runs.iterdir() if path.name != "undisturbed"), None), 180)
         until_step(folder, 50, alive=lambda: killed.poll() is None)
         (trainer,) = psutil.Process(killed.pid).children()
         killed.kill()
@@ -213,7 +213,7 @@ def test_killed_interrupted_and_finished(tracked_settings: Settings) -> None:
     with start(tracked_settings, "train", "--resume", folder.name, "--json") as interrupted:
         until_step(folder, stopped_at + 50, alive=lambda: interrupted.poll() is None)
         interrupted.send_signal(signal.SIGINT)
-        out, err = interrupted.communicate(timeout=60)
+        out, err = interrupted.communicate(timeout=180)
     assert interrupted.returncode == 1
     message = f"stopped at step {last_step(folder)} of 320; go on from its last checkpoint with: lab train --resume {folder.name}"
     assert err.splitlines()[-1] == f"lab: {message}"
