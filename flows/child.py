@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from components.errors import Interrupted, LabError, UntrainedError
@@ -156,23 +156,63 @@ class Voice:
             self.file.flush()
 
 
-def listen() -> tuple[dict[str, Any], threading.Event]:
-    """The request, and an event that is set when it is time to stop: told so, signalled, or whoever started this is gone."""
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+class Stop(threading.Event):
+    """Set when it is time to stop; whoever works asks, or is interrupted where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupting = 0
+
+    def __call__(self) -> bool:
+        """Whether it is time to stop."""
+        return self.is_set()
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """While the context is open, in the main thread, work that may be broken off anywhere is: Interrupted is raised in it."""
+        self._interrupting += 1
+        try:
+            if self.is_set():
+                self.signalled()
+            yield
+        finally:
+            self._interrupting -= 1
+
+    def signalled(self, *_: object) -> None:
+        """The handler of a signal: it is time to stop."""
+        self.set()
+        if self._interrupting:
+            raise Interrupted("stopped before the training began")
+
+    def told(self) -> None:
+        """The same from another thread."""
+        self.set()
+        if self._interrupting:
+            os.kill(os.getpid(), signal.SIGINT)  # Python's handlers run in the main thread
+
+
+def interrupting(stopping: Callable[[], bool]) -> contextlib.AbstractContextManager[None]:
+    """`Stop.interrupting` where `stopping` is one; elsewhere the work goes on until it asks."""
+    return stopping.interrupting() if isinstance(stopping, Stop) else contextlib.nullcontext()
+
+
+def listen() -> tuple[dict[str, Any], Stop]:
+    """The request, and what is set when it is time to stop: told so, signalled, or whoever started this is gone."""
+    stop = Stop()
+    signal.signal(signal.SIGINT, stop.signalled)
+    signal.signal(signal.SIGTERM, stop.signalled)
     first = sys.stdin.readline()
 
     def until_stopped() -> None:
         while (line := sys.stdin.readline()) and not json.loads(line).get("stop"):
             pass
-        stop.set()
+        stop.told()
 
     threading.Thread(target=until_stopped, daemon=True, name="listen").start()
     return json.loads(first or "{}"), stop
 
 
-def serve(work: Callable[[dict[str, Any], Voice, threading.Event], None]) -> int:
+def serve(work: Callable[[dict[str, Any], Voice, Stop], None]) -> int:
     """Be the child: hear the request, do the `work`, tell how it went; returns the exit code.
 
     0 done, 1 it failed, 2 the request was wrong, 3 it was interrupted and has saved what it has.

@@ -37,6 +37,7 @@ from components.training.evaluation import evaluate
 from components.training.features import below_head_is_frozen, compute_once
 from components.training.settings import Trainer
 from components.training.state import Fitted, Progress
+from flows.child import interrupting
 from flows.config.build import build
 from flows.lab import limits
 from flows.lab.settings import Settings
@@ -106,7 +107,8 @@ def run(
         journal.event("started", run=folder.name, config=config, **environment())
         try:
             with _stage(journal, tell, "prepare"):
-                prepared = prepare_data(config, settings, tell=tell)
+                with interrupting(stopping):
+                    prepared = prepare_data(config, settings, tell=tell)
                 _check_same_data(said, prepared)
                 journal.event("data", name=prepared.name, fingerprint=prepared.fingerprint, card=prepared.card)
             if result is None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from components.data.sources import Sources
@@ -109,20 +110,35 @@ def find(
 ) -> tuple[Weights, dict[str, Tensor]]:
     """What `config["pretrained"]` leads to, and what of it fits the model, which is not changed and need not have numbers; as above."""
     address = config["pretrained"]
-    own = model.state_dict()
     try:
-        found = _find(config, facts, settings, tell, begun)
+        found = _find(model, config, facts, settings, tell=tell, begun=begun)
     except CheckpointError as error:
         kind = RequestError if address.startswith(("hf:", "file:")) else CheckpointError
         raise kind(f"pretrained: {error}") from error
-    fitting = {name: tensor for name, tensor in found.tensors.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
-        raise RequestError(f"pretrained: nothing in {address} fits this model (no tensor has the same name and shape)")
-    if found.vocabulary is not None and "vocabulary" in facts and not _same(found.vocabulary, facts["vocabulary"]):
+    return found, what_fits(address, found.tensors, found.vocabulary, model, facts)
+
+
+def what_fits(
+    address: str, tensors: Mapping[str, Tensor], vocabulary: str | None, model: nn.Module, facts: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """What of the tensors at `address` a model takes over, by names and shapes alone; RequestError where it could not begin with them.
+
+    Args:
+        address: as it was asked for.
+        tensors: under our names.
+        vocabulary: what they were taught to read; None where nothing says so.
+        model: with or without numbers.
+        facts: those of its data.
+    """
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    if not any(tensor.dim() > 1 for tensor in fitting.values()):  # a bias or a norm that fits by chance is nothing to begin with
+        raise RequestError(f"pretrained: nothing in {address} fits this model (no weight has the same name and shape)")
+    if vocabulary is not None and "vocabulary" in facts and not _same(vocabulary, facts["vocabulary"]):
         how = f"data.tokens={address.removeprefix('hf:')}" if address.startswith(("hf:", "package:")) else "choose its data.tokens"
         raise RequestError(f"pretrained: {address} was taught another vocabulary than these data have: {how}")
     _refuse_gaps(address, model, fitting)
-    return found, fitting
+    return fitting
 
 
 def _refuse_gaps(address: str, model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
@@ -157,9 +173,11 @@ def _layer(name: str) -> str:
 
 
 def _find(
+    model: nn.Module,
     config: Mapping[str, Any],
     facts: Mapping[str, Any],
     settings: Settings,
+    *,
     tell: Callable[[str], None],
     begun: Mapping[str, Any] | None,
 ) -> Weights:
@@ -176,22 +194,24 @@ def _find(
             _refuse_other_sizes(address, exchange.differences(checkpoint, target, arguments), facts)
             return Weights(name, exchange.weights(checkpoint, arguments), checkpoint.tokenizer)
         case "torchvision":
-            return Weights(name, _imagenet(name, settings, tell), None)
+            return Weights(name, _imagenet(name, model, settings, tell), None)
         case _:
             earlier = Path(begun["path"]) if begun is not None else None
             path = earlier if earlier is not None and earlier.is_file() else locate(address, settings, config)
             return Weights(str(path), read_tensors(path).tensors, _vocabulary_beside(path))
 
 
-def _imagenet(name: str, settings: Settings, tell: Callable[[str], None]) -> dict[str, Tensor]:
+def _imagenet(name: str, model: nn.Module, settings: Settings, tell: Callable[[str], None]) -> dict[str, Tensor]:
     """torchvision's weights `IMAGENET1K_V1` of a model, fetched once into the lab's downloads and verified."""
-    from torchvision.models import get_model_weights, list_models
+    from torchvision.models import get_model, get_model_weights, list_models
 
     if name not in list_models():
         raise RequestError(f"pretrained: torchvision has no model {name!r}{closest(name, list_models())}")
     weights = getattr(get_model_weights(name), "IMAGENET1K_V1", None)
     if weights is None:
         raise RequestError(f"pretrained: torchvision has no weights IMAGENET1K_V1 of {name}")
+    with torch.device("meta"):
+        what_fits(f"torchvision:{name}", get_model(name, weights=None).state_dict(), None, model, {})  # before anything is fetched
     tell(f"fetching {weights.url}")
     try:
         return dict(weights.get_state_dict(model_dir=str(settings.downloads), progress=False, check_hash=True, weights_only=True))

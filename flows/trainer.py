@@ -16,14 +16,13 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 3 interrupted (a 
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-from components.errors import Interrupted, RequestError
-from flows.child import Voice, leave, serve
+from components.errors import RequestError
+from flows.child import Stop, Voice, leave, serve
 
 
-def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
+def _run(request: dict[str, Any], tell: Voice, stop: Stop) -> None:
     from flows import acceptance, experiment, group, runs
     from flows.config.build import build
     from flows.config.compose import compose
@@ -33,7 +32,7 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
 
     settings = Settings.load()
     if "join" in request:
-        group.follow(request["join"], settings, tell=tell, stopping=stop.is_set)
+        group.follow(request["join"], settings, tell=tell, stopping=stop)
         return
     if "resume" in request:
         folder = settings.runs / request["resume"]
@@ -42,15 +41,14 @@ def _run(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         config = judge(request["config"] if "config" in request else compose(request["overrides"]))
         if full := limits.warning(settings):
             tell({"kind": "warning", "message": full})
-        acceptance.refuse(config, settings, tell=tell, stopping=stop.is_set)
-        if stop.is_set():
-            raise Interrupted("stopped before the run began")
+        with stop.interrupting():
+            acceptance.refuse(config, settings, tell=tell)
         folder = experiment.create(config, settings, request.get("run"))
     else:
         raise RequestError("the trainer was started without a request")
     tell({"kind": "run", "run": folder.name, "folder": str(folder), "config": config})
     together = build(config["trainer"]).grouped and not runs.result(folder)  # what is left after the training is for one
-    (group.lead if together else experiment.run)(config, folder, settings, tell=tell, stopping=stop.is_set)
+    (group.lead if together else experiment.run)(config, folder, settings, tell=tell, stopping=stop)
 
 
 if __name__ == "__main__":

@@ -102,11 +102,12 @@ def _train(output: Output, request: dict[str, Any], settings: Settings) -> dict[
             raise
     for earlier in first:
         output.say(earlier.announced(request["overrides"]))
-        _train_this(output, {"overrides": earlier.overrides}, settings)
+        _train_this(output, {"overrides": earlier.overrides}, settings, goes_on=True)
     return _train_this(output, request, settings)
 
 
-def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _train_this(output: Output, request: dict[str, Any], settings: Settings, *, goes_on: bool = False) -> dict[str, Any]:
+    """Train one request; where it `goes_on` with another one afterwards, that is not begun once somebody has asked to stop."""
     from flows.child import stopping_on_signals
     from flows.commands.display import Display
     from flows.lab import health, servers
@@ -126,7 +127,14 @@ def _train_this(output: Output, request: dict[str, Any], settings: Settings) -> 
                     if stranger := health.stranger(settings):
                         output.say(stranger)
                     output.say("no lab is running (lab up starts one): training without Prefect, and writing MLflow's database directly")
-                return _under_prefect(session, request) if orchestrated else train_here(session)
+                trained = _under_prefect(session, request) if orchestrated else train_here(session)
+                if goes_on and session.training.stop_asked:
+                    raise Interrupted(f"stopped after {session.run}, which is whole: the same command goes on from there")
+                return trained
+            except UntrainedError:
+                if session.training.stop_asked:
+                    raise Interrupted("stopped before the training began") from None
+                raise
             except (Interrupted, TrainerDied) as error:
                 if not session.training.config:
                     raise

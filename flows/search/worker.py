@@ -14,16 +14,15 @@ Like the trainer (flows/trainer.py) it imports torch, and Optuna besides, but no
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 from components.errors import RunError
-from flows.child import Voice, leave, serve
+from flows.child import Stop, Voice, leave, serve
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
+def _work(request: dict[str, Any], tell: Voice, stop: Stop) -> None:
     if request.get("cores") and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, request["cores"])
     import torch
@@ -41,7 +40,7 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
         from flows.search import stacks
 
         cores, workers = len(request.get("cores") or [0]), request.get("workers", 1)
-        if stacks.work(sweep, worker, cores=cores, workers=workers, tell=tell, stopping=stop.is_set):
+        if stacks.work(sweep, worker, cores=cores, workers=workers, tell=tell, stopping=stop):
             return
     while not stop.is_set():
         taken = sweep.take(worker)
@@ -57,13 +56,13 @@ def _work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
             if line["kind"] in ("progress", "warning"):
                 tell({**line, "run": run})
 
-        state = run_trial(sweep, taken, tell=pass_on, stopping=stop.is_set)
+        state = run_trial(sweep, taken, tell=pass_on, stopping=stop)
         tell({**facts, "state": state})
         if state == "failed" and (reason := sweep.hopeless()):
             raise RunError(reason)
 
 
-def work(request: dict[str, Any], tell: Voice, stop: threading.Event) -> None:
+def work(request: dict[str, Any], tell: Voice, stop: Stop) -> None:
     """Run trials until none is left; what is wrong with a database or the disk is said in one line."""
     try:
         _work(request, tell, stop)

@@ -159,21 +159,29 @@ def test_what_could_never_begin_leaves_no_run_behind(settings: Settings, tmp_pat
         overrides, message = [text.replace(name, place) for text in overrides], message.replace(name, place)
     said: list[dict[str, Any]] = []
     with pytest.raises(RequestError) as caught:
-        acceptance.refuse(validate(compose(["experiment=mlp_digits", *overrides])), settings, tell=said.append, stopping=lambda: False)
+        acceptance.refuse(validate(compose(["experiment=mlp_digits", *overrides])), settings, tell=said.append)
     assert str(caught.value).startswith(message)
     assert caught.value.exit_code == 2
     assert not settings.runs.exists()
     assert not [line for line in said if "computing it once" in line.get("text", "")]
 
 
-def test_what_is_wrong_is_said_before_another_experiment_is_trained_for_it(settings: Settings) -> None:
+def test_what_is_wrong_is_said_before_another_experiment_is_trained_for_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is on digits here, too: nothing has to be fetched."""
+    now: dict[str, Any] = {"model.hidden": "[64,64]"}
+    other = lambda name: validate(compose([f"experiment={name}", "data=digits", f"model.hidden={now['model.hidden']}"]))  # noqa: E731
+    monkeypatch.setattr(lineage, "now", other)
     request = ["experiment=mlp_digits", "name=x", "pretrained=experiment:mlp_mnist"]
-    said = {"tell": lambda _: None, "stopping": lambda: False}
+    said = {"tell": lambda _: None}
     with pytest.raises(UntrainedError, match="mlp_mnist has not been trained here yet as it is now"):
         acceptance.refuse(validate(compose(request)), settings, **said)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="no part 'nosuch'") as caught:
         acceptance.refuse(validate(compose([*request, "trainer.frozen=[nosuch]"])), settings, **said)  # type: ignore[arg-type]
     assert not isinstance(caught.value, UntrainedError)
+    now["model.hidden"] = "[33]"
+    with pytest.raises(RequestError, match=r"^pretrained: nothing in experiment:mlp_mnist fits this model \(no weight has") as caught:
+        acceptance.refuse(validate(compose(request)), settings, **said)  # type: ignore[arg-type]
+    assert not isinstance(caught.value, UntrainedError), "though it has not been trained"
 
 
 def test_the_trainer_asks_before_it_makes_a_run(settings: Settings) -> None:
@@ -189,7 +197,7 @@ def test_the_terminal_trains_first_only_where_nothing_else_is_wrong(settings: Se
     asked: list[list[str]] = []
     errors: list[RequestError] = [UntrainedError("not yet")]
 
-    def train(_: Output, request: dict[str, Any], __: Settings) -> dict[str, Any]:
+    def train(_: Output, request: dict[str, Any], __: Settings, **___: bool) -> dict[str, Any]:
         asked.append(request["overrides"])
         if errors:
             raise errors.pop()

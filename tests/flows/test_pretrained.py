@@ -331,7 +331,13 @@ def test_weights_that_cannot_be_fetched_are_said(settings: Settings, monkeypatch
         raise URLError("no route to host")
 
     monkeypatch.setattr(VGG16_Weights, "get_state_dict", nobody)
+    with torch.device("meta"):
+        model = SSD(activation=nn.ReLU, input_shape=[3, 300, 300], classes=2, stages=VGG16, **TWO_MAPS)
     with pytest.raises(DataError, match=r"^pretrained: torchvision:vgg16 cannot be fetched from https://.*pth: no route to host$"):
-        load_pretrained(network(2), {"pretrained": "torchvision:vgg16"}, {}, settings)
+        load_pretrained(model, {"pretrained": "torchvision:vgg16"}, {}, settings)
+    asked: list[str] = []
+    with pytest.raises(RequestError, match=r"^pretrained: nothing in torchvision:vgg16 fits this model"):
+        load_pretrained(network(2), {"pretrained": "torchvision:vgg16"}, {}, settings, tell=asked.append)
+    assert asked == [], "and nothing was fetched to find that out"
     with pytest.raises(RequestError, match=r"torchvision has no model 'vgg61' \(did you mean"):
         load_pretrained(network(2), {"pretrained": "torchvision:vgg61"}, {}, settings)
