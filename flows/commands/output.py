@@ -14,13 +14,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 """The option that every command has."""
 
 
-_ESCAPES = {ord(letter): repr(letter)[1:-1] for letter in map(chr, (*range(32), *range(127, 160))) if letter not in "\n\t"}
+_HARMFUL = (*range(32), *range(127, 160), *range(0xD800, 0xE000))
+"""Control characters, and what stands for bytes of a file's name that are no UTF-8, which no stream takes."""
+_ESCAPES = {ord(letter): repr(letter)[1:-1] for letter in map(chr, _HARMFUL) if letter not in "\n\t"}
 
 
 def harmless(text: str) -> str:
     """A text as a terminal may be given it: control characters, which could move its cursor or ring its bell, as Python would write them.
 
-    Line ends and tabs stay.
+    So are bytes that are no UTF-8. Line ends and tabs stay.
     """
     return text.translate(_ESCAPES)
 

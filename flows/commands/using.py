@@ -101,19 +101,27 @@ def predict(
     rows: list[list[str]] = []
     answers: list[dict[str, Any]] = []
     taken: set[str] = set()
-    for one, answer in predict_each(folder, given, changed):
+    notes: list[str] = []
+    for one, found in predict_each(folder, given, changed, tell=notes.append):
+        answer = found
         if isinstance(answer, dict) and "objects" in answer:
-            drawn = write_objects(one, answer, target, taken=taken)
-            taken.add(drawn.stem)
-            answer |= {"picture": str(drawn)}
+            try:
+                drawn = write_objects(one, answer, target, taken=taken)
+            except LabError as error:
+                answer = error
+            else:
+                taken.add(drawn.stem)
+                answer |= {"picture": str(drawn)}
         answers.append({"given": one, **(answer if isinstance(answer, dict) else {"error": str(answer)})})
         rows.append([_one_line(one), *_in_words(answer, one)])
     errors = [str(answer["error"]) for answer in answers if "error" in answer]
     if len(errors) < len(answers) or len(answers) > 1:
         output.table(["given", "answer", "besides"], rows)
+    for note in notes:
+        output.say(note)
     if any("picture" in answer for answer in answers):
         output.say(f"pictures and JSON in {target}")
-    output.finish_or_fail(errors, len(answers), run=name, predictions=answers)
+    output.finish_or_fail(errors, len(answers), run=name, predictions=answers, **({"notes": notes} if notes else {}))
 
 
 def compare(

@@ -1,24 +1,28 @@
 """What a person gets from a finished detector: pictures with boxes and JSON, for pictures of every kind, and a comparison of several."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from components.data.prepared import prepare
 from components.data.scenes import Scenes
 from components.errors import ConfigError, DataError, RequestError
 from components.objectives.detection import Detection
+from flows.commands import using
 from flows.commands.using import _in_words
 from flows.comparison import compare
 from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab.settings import Settings
 from flows.parts import build_model, save_model, save_outcomes
-from flows.prediction import predict_each, write_objects
+from flows.prediction import LONGEST_NAME, predict_each, write_objects
 from flows.records.journal import Journal
 from flows.records.logged_model import example
 from flows.records.serving import _load_pyfunc
@@ -134,6 +138,80 @@ def test_files_of_one_name_are_written_apart(tmp_path):
         taken.add(found[-1].stem)
     assert [path.name for path in found] == ["a.png.png", "two-a.png.png", "2-a.png.png"]
     assert json.loads((tmp_path / "into" / "two-a.png.json").read_text())["given"] == str(tmp_path / "two" / "a.png")
+
+
+def test_names_as_long_as_a_file_system_takes_are_shortened_and_stay_apart(tmp_path):
+    found = []
+    for name in ("a" * 250 + ".jpg", "a" * 249 + "b.jpg", "é" * 125 + ".png", "x." + "y" * 252, "fits" * 60 + ".jpg"):
+        Image.new("RGB", (20, 20)).save(tmp_path / name, "PNG")
+        found.append(write_objects(str(tmp_path / name), {"objects": []}, tmp_path / "into", taken={path.stem for path in found}))
+        assert found[-1].is_file()
+        assert json.loads(found[-1].with_suffix(".json").read_text("utf-8"))["given"] == str(tmp_path / name)
+    assert len(set(found)) == 5
+    assert [len(os.fsencode(path.stem)) for path in found] == [LONGEST_NAME, LONGEST_NAME, LONGEST_NAME - 1, LONGEST_NAME, 244]
+    assert [path.name[-8:] for path in found[:3]] == [".jpg.png", ".jpg.png", ".png.png"]
+    assert found[4].stem == "fits" * 60 + ".jpg"
+
+
+def test_a_name_that_is_no_utf8_is_answered_for(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "lab"))
+    path = str(tmp_path / os.fsdecode(b"a\xff.png"))
+    Image.new("RGB", (20, 20)).save(path)
+    code, said, told = asked(detector, monkeypatch, capsys, path)
+    assert (code, said["predictions"][0]["given"]) == (0, path)
+    assert "a\\udcff.png" in told.replace("\n", "")
+    written = (tmp_path / "lab" / "predictions" / "ssd" / f"{Path(path).name}.json").read_text("utf-8")
+    assert json.loads(written)["given"] == f"{tmp_path}/a\ufffd.png"
+
+
+def asked(detector, monkeypatch, capsys, *given):
+    """What `lab predict … --json` says, and its exit code."""
+    monkeypatch.setattr("flows.runs.model_folder", lambda *_: ("ssd", detector / "model"))
+    code = 0
+    try:
+        using.predict("ssd", [str(each) for each in given], json=True)
+    except typer.Exit as end:
+        code = end.exit_code
+    out, told = capsys.readouterr()
+    return code, json.loads(out), told
+
+
+def test_an_answer_that_cannot_be_written_is_an_error_of_its_own(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "lab"))
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+    (tmp_path / "lab" / "predictions" / "ssd" / "b.png.png").mkdir(parents=True)
+    code, said, told = asked(detector, monkeypatch, capsys, *(tmp_path / name for name in ("a.png", "b.png", "c.png")))
+    assert (code, said["error"]) == (1, "1 of 3 could not be used")
+    assert ["objects" in each for each in said["predictions"]] == [True, False, True]
+    assert said["predictions"][1]["error"].endswith("predictions/ssd/b.png.png: Is a directory")
+    assert "Is a directory" in told
+
+
+def test_links_to_nowhere_and_inner_folders_are_not_passed_over(detector, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "lab"))
+    for folder in ("one/inner", "one/other", "two/inner", "two/.hidden"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("one", "two"):
+        Image.new("RGB", (20, 20)).save(tmp_path / folder / "a.png")
+    (tmp_path / "one" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "one" / "round.png").symlink_to(tmp_path / "one" / "round.png")
+    code, said, told = asked(detector, monkeypatch, capsys, tmp_path / "one", tmp_path / "two")
+    assert code == 1
+    assert [each["given"].removeprefix(f"{tmp_path}/") for each in said["predictions"]] == [
+        "one/a.png",
+        "one/gone.png",
+        "one/round.png",
+        "two/a.png",
+    ]
+    assert [each.get("error", "").rpartition(": ")[2] for each in said["predictions"]] == [
+        "",
+        "No such file or directory",
+        "Too many levels of symbolic links",
+        "",
+    ]
+    assert said["notes"] == ["3 folders inside were not looked into: name them, too, if the files in there are to be answered"]
+    assert told.count("not looked into") == 1
 
 
 def test_a_missing_file_is_said(detector, tmp_path):
