@@ -1,12 +1,15 @@
 """What is wrong in a file of examples, all of it at once: whoever mends a file wants to do so once."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from components.errors import DataError
 
 SHOWN = 20
 """Faults that a message spells out."""
+ALIKE = 3
+"""Lines with the same fault that are told of together: a column's name that is wrong in the request is wrong in every line."""
 
 
 class FaultList:
@@ -33,9 +36,30 @@ class FaultList:
             self.add(f"{place}: {error}" if place else str(error))
 
     def check(self) -> None:
-        """Raise DataError with the first SHOWN faults, and how many more there are, where there is any."""
+        """Raise DataError with the first SHOWN faults, and how many more there are, where there is any; what lines share is said once."""
         if not self.found:
             return
-        more = [f"and {len(self.found) - SHOWN:,} more"] if len(self.found) > SHOWN else []
+        alike: dict[str, list[str]] = {}
+        for fault in self.found:
+            alike.setdefault(_what(fault), []).append(fault)
+        said = list[str]()
+        for fault in self.found:
+            same = alike[_what(fault)]
+            if len(same) < ALIKE:
+                said.append(fault)
+            elif fault is same[0]:
+                said.append(f"{fault} (the same in lines {_listed([other.split()[1].rstrip(':') for other in same[1:]])})")
+        more = [f"and {len(said) - SHOWN:,} more"] if len(said) > SHOWN else []
         count = f"{len(self.found):,} faults: " if len(self.found) > 1 else ""
-        raise DataError(f"{self.file}: {count}{'; '.join([*self.found[:SHOWN], *more])}")
+        raise DataError(f"{self.file}: {count}{'; '.join([*said[:SHOWN], *more])}")
+
+
+def _what(fault: str) -> str:
+    """A fault without the number of its line; as it is where it names no line."""
+    return re.sub(r"^line [\d,]+", "line", fault)
+
+
+def _listed(numbers: Sequence[str]) -> str:
+    """`2, 3 and 5`, or the first SHOWN of them and how many more."""
+    *first, last = [*numbers[:SHOWN], f"{len(numbers) - SHOWN:,} more"] if len(numbers) > SHOWN else numbers
+    return f"{', '.join(first)} and {last}"

@@ -45,8 +45,16 @@ def test_twenty_faults_are_spelt_out_and_all_are_counted(tmp_path: Path):
     with pytest.raises(OwnDataError) as caught:
         prepare(TextJsonl(path=str(tmp_path / "texts.jsonl")), tmp_path / "data", lambda _: tmp_path)
     assert caught.value.exit_code == 2
+    lines = ", ".join(str(line) for line in range(2, 22))
+    assert str(caught.value).endswith(
+        f"texts.jsonl: 23 faults: line 1 has no 'label' (it has: text) (the same in lines {lines} and 2 more)"
+    ), "which is one fault, of the request more likely than of the file"
+
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text{line}": "x"}}\n' for line in range(23)))
+    with pytest.raises(OwnDataError) as caught:
+        prepare(TextJsonl(path=str(tmp_path / "texts.jsonl")), tmp_path / "data", lambda _: tmp_path)
     first, *others = str(caught.value).split("; ")
-    assert first.endswith("texts.jsonl: 23 faults: line 1 has no 'label' (it has: text)")
+    assert first.endswith("texts.jsonl: 23 faults: line 1 has no 'text' (it has: text0) (did you mean 'text0'?)")
     assert [fault.split()[1] for fault in others[:-1]] == [str(line) for line in range(2, 21)]
     assert others[-1] == "and 3 more"
 
