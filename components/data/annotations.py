@@ -56,10 +56,15 @@ def read_voc(content: bytes, source: str) -> Annotation:
     """One XML file of the Pascal VOC challenge (Everingham et al. 2010), as LabelImg and others write it, too.
 
     Raises:
-        DataError: it is no XML, or not of this kind; names the line.
+        DataError: it is no XML, or not of this kind, or defines entities, which could make a small file a large one; names the line.
     """
+
+    def refuse(*_: object) -> None:
+        raise DataError(f"{source}: line {parser.CurrentLineNumber}: it defines entities, which no annotation does")
+
     reader = _VocReader()
     parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
     parser.StartElementHandler = lambda name, _: reader.begin(name, parser.CurrentLineNumber)
     parser.EndElementHandler = lambda _: reader.end()
     parser.CharacterDataHandler = reader.text

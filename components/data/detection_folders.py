@@ -10,7 +10,7 @@ What is prepared is decided by the content of annotations and pictures, not by w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,8 @@ class _Folder(DetectionData):
     without_objects: Without = "drop"
 
     name: ClassVar[str]
+    version: ClassVar[int]
+    """Grows when the same files come out otherwise than before."""
 
     def __post_init__(self) -> None:
         if self.validation + self.test >= 1:
@@ -76,7 +78,7 @@ class _Folder(DetectionData):
         root = self._root()
         lines = "".join(f"{sha256_of(path)}  {path.relative_to(root).as_posix()}\n" for path in self._files(root))
         content = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-        return {"name": self.name, "format": 2, "sources": [content], "pillow": PIL.__version__, **self.settings()}
+        return {"name": self.name, "format": self.version, "sources": [content], "pillow": PIL.__version__, **self.settings()}
 
     def prepare(self, fetch: Fetch, into: Path) -> dict[str, Any]:  # noqa: ARG002 — the files are here already
         """Write the prepared file; the data card, with every fault by file and line.
@@ -128,9 +130,13 @@ class _Folder(DetectionData):
 
 @dataclass(frozen=True, kw_only=True)
 class VocFolder(_Folder):
-    """Annotated pictures in the layout of the Pascal VOC challenge (VOCdevkit/VOC2007, say), or what LabelImg wrote in that form."""
+    """Annotated pictures in the layout of the Pascal VOC challenge (VOCdevkit/VOC2007, say), or what LabelImg wrote in that form.
+
+    A picture has one annotation, and is in one list: of what is there twice the first counts, and every other is a fault.
+    """
 
     name: ClassVar[str] = "voc"
+    version: ClassVar[int] = 3
 
     def _files(self, root: Path) -> Iterator[Path]:
         annotations = root / "Annotations"
@@ -141,32 +147,62 @@ class VocFolder(_Folder):
                 yield from sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
     def _given(self, root: Path, report: Report) -> tuple[Sequence[str], list[AnnotatedPicture]]:
+        fatal = self.faults == "fail"
+        files = {path.stem: path for path in sorted((root / "Annotations").glob("*.xml"))}
         annotations: dict[str, Annotation] = {}
-        for path in sorted((root / "Annotations").glob("*.xml")):
+        for stem, path in files.items():
             try:
-                annotations[path.stem] = read_voc(path.read_bytes(), path.name)
+                annotations[stem] = read_voc(_content(path), path.name)
             except DataError as error:
-                file, _, reason = str(error).partition(": ")
-                report.add(file, reason, fatal=self.faults == "fail")
-        splits = self._lists(root) or self._split(list(annotations))
+                report.add(path.name, str(error).removeprefix(f"{path.name}: "), fatal=fatal)
+        lists = self._lists(root, files, report, fatal=fatal)
+        pictures = self._once(root, [stem for stem in annotations if lists is None or stem in lists], annotations, report, fatal=fatal)
+        splits = self._split(list(pictures)) if lists is None else lists
         names = self.class_names or sorted({marked.name for each in annotations.values() for marked in each.objects})
-        given = [
-            AnnotatedPicture(annotation, partial(_content, _picture(root / "JPEGImages", annotation.picture, stem)), splits[stem])
-            for stem, annotation in annotations.items()
-            if stem in splits
-        ]
-        return names, given
+        return names, [AnnotatedPicture(annotations[stem], partial(_content, path), splits[stem]) for stem, path in pictures.items()]
 
     @staticmethod
-    def _lists(root: Path) -> dict[str, str]:
-        """The split of each picture by ImageSets/Main; empty where there is no train.txt. Without a test list `val` is split in no way."""
+    def _lists(root: Path, known: Container[str], report: Report, *, fatal: bool) -> dict[str, str] | None:
+        """The split of each picture by ImageSets/Main; None without a train.txt. Without a test list `val` is split in no way.
+
+        Faults are pictures without an XML file among those `known`, and such as are listed already.
+        """
         lists = root / "ImageSets" / "Main"
         if not (lists / "train.txt").is_file():
-            return {}
+            return None
         found: dict[str, str] = {}
-        for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-            if (lists / f"{name}.txt").is_file():
-                found |= {line.split()[0]: split for line in (lists / f"{name}.txt").read_text("utf-8").splitlines() if line.split()}
+        places: dict[str, str] = {}
+        for split, name in (("train", "train.txt"), ("validation", "val.txt"), ("test", "test.txt")):
+            if not (lists / name).is_file():
+                continue
+            for number, line in enumerate(_content(lists / name).decode("utf-8-sig", "replace").splitlines(), 1):
+                stem = line.strip()
+                if stem not in known:
+                    stem = next(iter(line.split()), "")  # a class's list has 1, 0 or −1 behind
+                if not stem:
+                    continue
+                place = f"{name}: line {number}"
+                if stem not in known:
+                    report.add(place, f"{stem} has no {stem}.xml in {root / 'Annotations'}", fatal=fatal)
+                elif stem in found:
+                    report.add(place, f"{stem} is there already ({places[stem]})", fatal=fatal)
+                else:
+                    found[stem], places[stem] = split, place
+        return found
+
+    @staticmethod
+    def _once(root: Path, stems: Iterable[str], annotations: Mapping[str, Annotation], report: Report, *, fatal: bool) -> dict[str, Path]:
+        """The picture of each annotation; one whose picture another has already is a fault, and left out."""
+        found: dict[str, Path] = {}
+        first: dict[Path, str] = {}
+        for stem in stems:
+            annotation = annotations[stem]
+            path = _picture(root / "JPEGImages", annotation.picture, stem)
+            if path.is_file() and first.setdefault(path.resolve(), annotation.source) != annotation.source:
+                place = ": ".join(filter(None, (annotation.source, annotation.place)))
+                report.add(place, f"{path.name} is there already ({first[path.resolve()]})", fatal=fatal)
+            else:
+                found[stem] = path
         return found
 
 
@@ -182,6 +218,7 @@ class CocoFolder(_Folder):
     """Annotated pictures in the layout of COCO."""
 
     name: ClassVar[str] = "coco"
+    version: ClassVar[int] = 2
 
     def _files(self, root: Path) -> Iterator[Path]:
         yield from self._jsons(root)

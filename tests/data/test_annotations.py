@@ -47,6 +47,14 @@ def test_what_is_no_voc_names_its_line():
         read_voc(b"<html></html>", "a.xml")
 
 
+@pytest.mark.parametrize("entity", ['a "dog"', 'a SYSTEM "file:///etc/hostname"', '% a "dog"'], ids=["internal", "external", "parameter"])
+def test_xml_that_defines_entities_is_refused(entity):
+    text = VOC.replace("<name>dog", "<name>&a;") if "%" not in entity else VOC
+    with pytest.raises(DataError, match=r"^a\.xml: line 2: it defines entities, which no annotation does$"):
+        read_voc(f"<!DOCTYPE annotation [\n<!ENTITY {entity}>]>\n{text}".encode(), "a.xml")
+    assert read_voc(f"<!DOCTYPE annotation>\n{VOC}".encode(), "a.xml").objects == read_voc(f"\n{VOC}".encode(), "a.xml").objects
+
+
 @pytest.mark.parametrize(
     ("box", "name", "reason"),
     [

@@ -69,6 +69,59 @@ def test_vocs_own_lists_and_faults(tmp_path):
         prepare(VocFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
 
 
+def lists(root, **members):
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for name, lines in members.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text(lines)
+
+
+def test_a_picture_that_several_xmls_name_is_in_one_split(tmp_path):
+    root = voc(tmp_path / "mine", 6)
+    for place in range(4):
+        copy = root / "Annotations" / f"q{place}.xml"
+        copy.write_text((root / "Annotations" / "p0.xml").read_text().replace("<annotation>", "<annotation>\n"))
+    (root / "JPEGImages" / "r.png").symlink_to("p1.png")
+    (root / "Annotations" / "r.xml").write_text((root / "Annotations" / "p1.xml").read_text().replace("p1.png", "r.png"))
+    prepared = prepare(VocFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    assert prepared.card["unreadable"] == [
+        *({"file": f"q{place}.xml: line 2", "reason": "p0.png is there already (p0.xml)"} for place in range(4)),
+        {"file": "r.xml: line 1", "reason": "r.png is there already (p1.xml)"},
+    ]
+    seen = [round(split.picture(place)[0, 0, 0].item()) for split in prepared.splits.values() for place in range(len(split))]
+    assert sorted(seen) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(DataError, match=r"^5 faults in the annotated pictures: q0\.xml: line 2: p0\.png is there already \(p0\.xml\);"):
+        prepare(VocFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
+    lists(root, train="q1\np2\n", val="p3\n", test="r\n")
+    prepared = prepare(VocFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
+    assert {name: len(split) for name, split in prepared.splits.items()} == {"train": 2, "validation": 1, "test": 1}, "what no list has"
+
+
+def test_what_vocs_lists_name_without_an_xml_or_twice_is_said(tmp_path):
+    root = voc(tmp_path / "mine", 5)
+    (root / "Annotations" / "p4.xml").rename(root / "Annotations" / "p 4.xml")
+    lists(root, train="p0\np9  1\n\np 4\n", val="p1\np8", test="p2\np0 -1\n")
+    prepared = prepare(VocFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    assert prepared.card["unreadable"] == [
+        {"file": "train.txt: line 2", "reason": f"p9 has no p9.xml in {root / 'Annotations'}"},
+        {"file": "val.txt: line 2", "reason": f"p8 has no p8.xml in {root / 'Annotations'}"},
+        {"file": "test.txt: line 2", "reason": "p0 is there already (train.txt: line 1)"},
+    ]
+    assert {name: len(split) for name, split in prepared.splits.items()} == {"train": 2, "validation": 1, "test": 1}
+    with pytest.raises(DataError, match=r"^3 faults in the annotated pictures: train\.txt: line 2: p9 has no p9\.xml"):
+        prepare(VocFolder(path=str(root), faults="fail", **SETTINGS), tmp_path / "data", None)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("p7\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("")
+    with pytest.raises(DataError, match=r"none of the pictures to train on can be used; train\.txt: line 1: p7 has no p7\.xml"):
+        prepare(VocFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+
+
+def test_an_xml_that_is_a_link_to_nowhere_is_a_fault(tmp_path):
+    root = voc(tmp_path / "mine", 5)
+    (root / "Annotations" / "z.xml").symlink_to("nowhere.xml")
+    prepared = prepare(VocFolder(path=str(root), **SETTINGS), tmp_path / "data", None)
+    assert prepared.card["unreadable"] == [{"file": "z.xml", "reason": f"there is no such file in {root / 'Annotations'}"}]
+
+
 def coco(root, names=("train2017", "val2017")):
     (root / "annotations").mkdir(parents=True)
     for name in names:
