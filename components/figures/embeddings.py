@@ -61,11 +61,13 @@ def embedding_map(
         own = [place for place, kind in enumerate(kinds) if kind == group]
         colour, mark = COLOURS[group % len(COLOURS)], MARKS[group % len(MARKS)]
         label = names[group] if group < len(names) else None
-        axes.scatter(*points[own].T.tolist(), s=22, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label)
+        # A named text's own copies lie under it.
+        above = max(3 - group, 1)
+        axes.scatter(*points[own].T.tolist(), s=22, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label, zorder=above)
     rows = []
     for number, place in enumerate(chosen, 1):
         rows.append(f"{number}   {_short(texts[place])}")
-        axes.annotate(str(number), points[place].tolist(), weight="bold", **BESIDE)
+        axes.annotate(str(number), points[place].tolist(), **BESIDE)
         if not places.numel() or float(similarity[place, 0]) == -math.inf:  # it has none but copies
             continue
         other, cosine = int(places[place, 0]), float(similarity[place, 0])

@@ -85,7 +85,7 @@ def loss_by_position(models: Mapping[str, Sequence[tuple[int, float, int]]]) -> 
         mean = float((means * counts).sum() / counts.sum())
         axes.axhline(mean, color=colour, linewidth=1, linestyle=(0, (1, 2)))
         ends.append((name, heights, mean))
-    style.dress(axes, x="place in what is read (tokens from the start)", y="−log p of the word (nats, mean)", grid="y")
+    style.dress(axes, x="place in what is read (tokens from the start)", y="−log p of what is told (nats, mean)", grid="y")
     axes.set_ylim(bottom=0)
     if any(models):
         style.legend_below(figure)

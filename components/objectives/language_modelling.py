@@ -147,29 +147,49 @@ class LanguageModelling:
         return {}
 
     def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> dict[str, Figure]:
-        """`memory` of several recurrent models in one picture."""
+        """`memory` of several recurrent models in one picture, and `loss_by_position` of all."""
         from components.figures.sequences import gradient_by_distance
 
         reaches = {name: gradient_back_in_time(model, split) for name, (model, _) in runs.items() if hasattr(model, "recurrent")}
-        return {"memory": gradient_by_distance(reaches)} if reaches else {}
+        found = {"memory": gradient_by_distance(reaches)} if reaches else {}
+        return found | _by_position({name: model for name, (model, _) in runs.items()}, split)
 
     def explain(self, model: nn.Module, split: Split) -> dict[str, Figure]:
         """Pictures of a recurrent model: `gates` over a piece of text, `memory`: the gradient's size against the distance back.
 
-        Of a transformer: `attention` over a piece of text, and `positions`.
+        Of a transformer: `attention` over a piece of text, and `positions`. Of both `loss_by_position`: what it helps to have read more.
         """
+        figures = _by_position({"": model}, split)
         if not hasattr(model, "recurrent"):
             if self.vocabulary is None:
-                return {}
+                return figures
             inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
-            return transformer_pictures(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
+            return figures | transformer_pictures(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
         from components.figures.sequences import gradient_by_distance
 
-        figures = {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}
+        figures |= {"memory": gradient_by_distance({type(model).__name__: gradient_back_in_time(model, split)})}
         if self.vocabulary is not None and hasattr(model, "gates"):
             inputs = split.batch(torch.tensor([0]))["inputs"][:, :SHOWN_TOKENS]
             figures["gates"] = gates_picture(model, inputs, Vocabulary.load(self.vocabulary).tokens(inputs[0].tolist()))
         return figures
+
+
+def nll_by_place(model: nn.Module, split: Split, *, examples: int = 256) -> list[tuple[int, float, int]]:
+    """(place, mean −log p there in nats, tokens asked about) over a split's first `examples`, for each place that is asked about."""
+    batch = split.batch(torch.arange(min(examples, len(split))))
+    with torch.no_grad():
+        logits = model(batch["inputs"]).float()
+    nll = F.cross_entropy(logits.mT, batch["targets"], ignore_index=IGNORED, reduction="none").double()
+    counts = (batch["targets"] != IGNORED).sum(0)
+    return [(place, float(nll[:, place].sum() / count), count) for place, count in enumerate(counts.tolist()) if count]
+
+
+def _by_position(models: Mapping[str, nn.Module], split: Split) -> dict[str, Figure]:
+    """`loss_by_position`, where more than one place is asked about."""
+    from components.figures.pretraining import loss_by_position
+
+    found = {name: nll_by_place(model, split) for name, model in models.items()}
+    return {"loss_by_position": loss_by_position(found)} if min(map(len, found.values()), default=0) > 1 else {}
 
 
 def _pieces(vocabulary: Vocabulary, tokens: Iterable[int]) -> Iterator[str]:

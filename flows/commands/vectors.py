@@ -52,6 +52,7 @@ def embed(
     from components.metrics.similarity import nearest as nearest_of
     from flows.embedding import encoder
     from flows.lab.settings import Settings
+    from flows.search.wording import count
 
     if word and among is not None:
         raise RequestError("--word compares a word in the given texts; leave --among out")
@@ -80,7 +81,7 @@ def embed(
                 named=range(len(texts)),
                 among=len(texts) if others else 0,
                 copies_count=bool(word),
-                title=f"{len(texts):,} texts among {len(others):,}, and what is nearest to them" if others else "",
+                title=f"{count(len(texts), 'text')} among {len(others):,}, and what is nearest" if others else "",
             )
             try:
                 drawn.savefig(picture, format="png")

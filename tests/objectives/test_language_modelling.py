@@ -12,7 +12,7 @@ from components.data.tokens import TokenSettings
 from components.errors import DataError
 from components.models.gru import GRU
 from components.models.rnn import RNN
-from components.objectives.language_modelling import LanguageModelling, gradient_back_in_time, perplexity, until
+from components.objectives.language_modelling import LanguageModelling, gradient_back_in_time, nll_by_place, perplexity, until
 
 VOCABULARY = TokenSettings(tokens="character").train(["abc"])
 
@@ -103,9 +103,24 @@ def test_the_gradient_back_in_time_of_a_linear_recurrence():
     split = StreamSplit(torch.tensor([4, 5, 6, 5, 4], dtype=torch.int32), torch.arange(1, 6), block=4)
     assert gradient_back_in_time(net, split).tolist() == pytest.approx([1, 0.5, 0.25, 0.125])
     drawn = LanguageModelling(vocabulary=VOCABULARY.dump()).explain(net, split)
-    assert set(drawn) == {"memory", "gates"}
-    both = LanguageModelling().compare({"RNN": (net, {}), "GRU": (model(), {}), "none": (nn.Linear(1, 1), {})}, split)["memory"]
-    assert [line.get_label() for line in both.axes[0].lines] == ["RNN", "GRU"]
+    assert set(drawn) == {"memory", "gates", "loss_by_position"}
+    both = LanguageModelling().compare({"RNN": (net, {}), "GRU": (model(), {}), "none": (nn.Embedding(7, 7), {})}, split)
+    assert [line.get_label() for line in both["memory"].axes[0].lines] == ["RNN", "GRU"]
+    assert [text.get_text() for text in both["loss_by_position"].legends[0].get_texts()] == ["RNN", "GRU", "none"]
+
+
+def test_the_loss_at_every_place_is_the_mean_over_examples():
+    table = nn.Embedding(7, 7)
+    split = StreamSplit(torch.tensor([4, 5, 6, 5, 4, 5], dtype=torch.int32), torch.arange(1, 7), block=2)
+    says = table.weight.detach().double().log_softmax(-1)
+    wanted = [(0, [(4, 5), (6, 5)]), (1, [(5, 6), (5, 4)])]
+    if len(split) == 3:
+        wanted[0][1].append((4, 5))
+    found = nll_by_place(table, split)
+    assert [(place, count) for place, _, count in found] == [(place, len(pairs)) for place, pairs in wanted]
+    for (_, mean, _), (_, pairs) in zip(found, wanted, strict=True):
+        assert mean == pytest.approx(-sum(float(says[read, told]) for read, told in pairs) / len(pairs), rel=1e-5)
+    assert nll_by_place(table, split, examples=1)[0][2] == 1
 
 
 def test_a_continuation_comes_in_pieces_and_ends_at_a_stop():
