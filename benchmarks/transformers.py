@@ -354,7 +354,7 @@ def measure(*, shapes: tuple[Shape, Shape] = (NANO, SMALL), repetitions: int = 4
             if memory:
                 found = [[peak(side, kind, shape)] for side in ("ours", "theirs")]
                 rows.append(ratio(f"{kind}, peak memory of five training steps", *found, unit="MB"))
-            if compiled and kind == "gpt" and shutil.which("g++"):
+            if compiled and shutil.which("g++"):
                 quick, other = torch.compile(mine), torch.compile(reference)
                 rows += training(
                     f"{title}, both compiled",
