@@ -144,27 +144,29 @@ def measure(*, pairs: int = PAIRS, batch: int = 4, names: tuple[str, ...] = tupl
 
 
 def table_of_runs(runs: list[str]) -> str:
-    """Finished detectors side by side on the test pictures of their data, as a Markdown table."""
+    """Finished detectors side by side on the test pictures of their data, measured in turns, as a Markdown table."""
+    from components.metrics.times import Spent
     from flows import runs as known
+    from flows.comparison import in_turns
     from flows.experiment import read_config
     from flows.lab.settings import Settings
     from flows.parts import load_model, load_outcomes, prepare_data
 
     settings = Settings.load()
-    lines: list[str] = []
     phases = ("proposals", "features", "heads", "decoding", "suppression")
-    for name in runs:
-        folder = known.find(name, settings)
-        loaded = load_model(folder / "model")
-        objective: Any = loaded.objective
-        split = prepare_data(read_config(folder), settings).splits["test"]
-        spent = objective.examine(loaded.model, split)["times"]
+    folders = [known.find(name, settings) for name in runs]
+    given = {folder.name: (load_model(folder / "model"), prepare_data(read_config(folder), settings).splits["test"]) for folder in folders}
+    examined = in_turns(given)
+    lines: list[str] = []
+    for folder in folders:
+        spent = Spent.of(examined[folder.name])
+        objective: Any = given[folder.name][0].objective
         metrics = objective.metrics(load_outcomes(folder / "outcomes" / "test"))
-        parts = " | ".join(f"{1000 * spent.get(phase, 0.0):.1f}" for phase in phases)
-        title = read_config(folder)["name"]
-        lines.append(f"| {title} | {metrics['map_50']:.3f} | {metrics['map_07']:.3f} | {1000 * sum(spent.values()):.1f} | {parts} |")
-    head = ["| detector | mAP@0.5 | VOC07 | ms a picture | " + " | ".join(phases) + " |", "|---|---|---|---|" + "---|" * len(phases)]
-    return "\n".join([*head, *lines])
+        parts = " | ".join(f"{spent.phases.get(phase, 0.0):.1f}" for phase in phases)
+        time = f"{spent.median:.1f} | {spent.low:.1f} … {spent.high:.1f}"
+        lines.append(f"| {read_config(folder)['name']} | {metrics['map_50']:.3f} | {metrics['map_07']:.3f} | {time} | {parts} |")
+    columns = ("detector", "mAP@0.5", "VOC07", "ms a picture", "middle half", *phases)
+    return "\n".join([f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *lines])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,8 @@ def compare(folders: Sequence[Path], settings: Settings) -> tuple[dict[str, dict
     if draw is None:
         return metrics, {}
     splits = {name: prepare_data(loaded.config, settings).splits[SPLIT] for name, (loaded, _) in runs.items()}
-    given = {name: (loaded.model, outcomes | _examined(loaded, splits[name])) for name, (loaded, outcomes) in runs.items()}
+    examined = in_turns({name: (loaded, splits[name]) for name, (loaded, _) in runs.items()})
+    given = {name: (loaded.model, outcomes | {"examined": examined[name]}) for name, (loaded, outcomes) in runs.items()}
     return metrics, draw(given, next(iter(splits.values())))
 
 
@@ -98,10 +99,18 @@ def _names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _examined(loaded: Loaded, split: Split) -> dict[str, Any]:
-    """What a run's own objective finds out about its model for a comparison, where it does."""
-    examine = getattr(loaded.objective, "examine", None)
-    return dict(examine(loaded.model, split)) if examine is not None else {}
+def in_turns(runs: Mapping[str, tuple[Loaded, Split]]) -> dict[str, list[Any]]:
+    """What each run's own objective finds out about its model, example by example; nothing where it does not.
+
+    The runs take turns at each example, so that whatever the machine does meanwhile happens to all of them.
+    """
+    asked = {name: getattr(loaded.objective, "examine", None) for name, (loaded, _) in runs.items()}
+    examining = {name: examine(runs[name][0].model, runs[name][1]) for name, examine in asked.items() if examine is not None}
+    found: dict[str, list[Any]] = {name: [] for name in runs}
+    for turn in zip(*examining.values(), strict=True):
+        for name, each in zip(examining, turn, strict=True):
+            found[name].append(each)
+    return found
 
 
 def _kind(objective: Objective) -> type:

@@ -1,4 +1,4 @@
-"""Pictures of detections: over what is really there, before and after suppression, as curves, and what they cost in time."""
+"""Pictures of detections: over what is really there, before and after suppression, and as curves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -117,8 +115,13 @@ def precision_recall_figure(pictures: Sequence[Found], class_names: Sequence[str
     return style.finish(figure)
 
 
-def suppression_figure(picture: Any, *, before: Detections, after: Detections, class_names: Sequence[str], threshold: float) -> Figure:
-    """One picture's candidates more probable than a threshold before, and what class-wise non-maximum suppression leaves of them."""
+def suppression_figure(
+    picture: Any, *, before: Detections, after: Detections, objects: int, class_names: Sequence[str], threshold: float
+) -> Figure:
+    """One picture's candidates more probable than a threshold before, and what class-wise non-maximum suppression leaves of them.
+
+    `objects` is how many are really there, which the title says too: suppression may leave several boxes of one, or none.
+    """
     names = style.short_names(class_names, 11)
     figure = style.new_figure(0.9 + row_height(picture, 2))
     labels: list[Label] = []
@@ -128,64 +131,10 @@ def suppression_figure(picture: Any, *, before: Detections, after: Detections, c
         width = 0.9 if title == "before" else 1.6
         labels += draw_boxes(axes, found.boxes, colour=style.BLUE, texts=texts if title == "after" else (), width=width)
         axes.set_title(f"{title}: {len(found):,} {'box' if len(found) == 1 else 'boxes'}", fontsize=style.LABEL, color=style.INK)
-    style.headline(figure, f"Non-maximum suppression leaves {len(after):,} of {len(before):,} above {threshold:.2g}")
+    boxes = f"{len(after):,} of {len(before):,} {'box' if len(before) == 1 else 'boxes'}"
+    there = f"{objects:,} {'object' if objects == 1 else 'objects'}"
+    style.headline(figure, f"Non-maximum suppression leaves {boxes} above {threshold:.2g} for {there}")
     return finish(figure, labels)
-
-
-def times_figure(times: Mapping[str, Mapping[str, float]], precision: Mapping[str, float]) -> Figure:
-    """Several detectors: average precision over milliseconds a picture, and where the time goes.
-
-    Args:
-        times: detector → phase → seconds a picture.
-        precision: detector → mean average precision at IoU 0.50.
-    """
-    names = sorted(times, key=lambda name: sum(times[name].values()))
-    phases = [phase for phase in PHASES if any(phase in each for each in times.values())]
-    figure = style.new_figure(2.9 + 0.45 * len(names) + 1.2)
-    above, below = figure.subplots(2, 1, height_ratios=(2.6, 0.45 * len(names) + 0.6))
-    for place, name in enumerate(names):
-        total = 1000 * sum(times[name].values())
-        above.plot(total, precision[name], "o", color=style.BLUE, markersize=7)
-        others = {other: 1000 * sum(each.values()) for other, each in times.items() if other != name}
-        beside = [precision[other] for other, time in others.items() if _close(total, precision[name], time, precision[other])]
-        higher = -3 if not beside else 5 if precision[name] >= max(beside) else -12
-        above.annotate(name, (total, precision[name]), xytext=(8, higher), textcoords="offset points", fontsize=style.NOTE)
-        left = 0.0
-        for phase in phases:
-            share = 1000 * times[name].get(phase, 0.0)
-            below.barh(place, share, left=left, color=PHASES[phase], height=0.65)
-            left += share
-    above.set_xscale("log")
-    above.set_xlim(above.get_xlim()[0] * 0.8, above.get_xlim()[1] * 2.2)
-    above.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    above.xaxis.set_major_formatter("{x:g}")
-    above.xaxis.set_minor_formatter(NullFormatter())
-    above.set_ylim(0, 1.02)
-    style.dress(above, x="milliseconds a picture (logarithmic)", y="mAP at IoU 0.5", grid="both")
-    style.dress(below, x="milliseconds a picture", grid="x")
-    below.set_yticks(range(len(names)), style.short_names(names, 24))
-    below.invert_yaxis()
-    figure.legend(
-        handles=[Patch(color=PHASES[phase], label=phase) for phase in phases], loc="outside lower center", ncols=len(phases), frameon=False
-    )
-    best = max(names, key=lambda name: precision[name])
-    style.headline(figure, f"{names[0]} is the fastest, {best} the most accurate")
-    return style.finish(figure)
-
-
-def _close(time: float, precision: float, other_time: float, other_precision: float) -> bool:
-    """Whether two points' names would meet where both stood to the right."""
-    return abs(math.log(time / other_time)) < 0.7 and abs(precision - other_precision) < 0.08
-
-
-PHASES = {
-    "proposals": style.VERMILION,
-    "features": style.BLUE,
-    "heads": style.GREEN,
-    "decoding": style.ORANGE,
-    "suppression": style.PURPLE,
-}
-"""What a detector's time goes to, in order, and each one's colour."""
 
 
 def matched_figure(

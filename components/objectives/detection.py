@@ -224,6 +224,7 @@ class Detection(ABC):
                 picture.picture(int(batch["index"][0])),
                 before=Detections(before[likely], score[likely], label[likely]),
                 after=Detections(kept.boxes[after], kept.scores[after], kept.labels[after]),
+                objects=len(batch["labels"][0]),
                 class_names=self.class_names,
                 threshold=threshold,
             )
@@ -233,15 +234,15 @@ class Detection(ABC):
 
     def compare(self, runs: Mapping[str, tuple[nn.Module, Outcomes]], split: Split) -> "dict[str, Figure]":  # noqa: ARG002 — as others
         """`times`: each run's average precision over its milliseconds a picture, as `examine` measured them, and where these go."""
-        from components.figures.detection import times_figure
+        from components.figures.times import times_figure
 
         precision = {name: self.metrics(outcomes)["map_50"] for name, (_, outcomes) in runs.items()}
-        return {"times": times_figure({name: outcomes["times"] for name, (_, outcomes) in runs.items()}, precision)}
+        return {"times": times_figure({name: outcomes["examined"] for name, (_, outcomes) in runs.items()}, precision)}
 
-    def examine(self, model: nn.Module, split: Split) -> dict[str, Any]:
-        """What a comparison needs besides outcomes: `times`, median seconds of each phase of one picture, measured now, one by one."""
-        rows = [self.times(model, split.batch(torch.tensor([place]))) for place in range(min(TIMED, len(split)))]
-        return {"times": {phase: float(np.median([row.get(phase, 0.0) for row in rows])) for phase in {key for row in rows for key in row}}}
+    def examine(self, model: nn.Module, split: Split) -> Iterator[dict[str, float]]:
+        """What a comparison needs besides outcomes: the seconds of each phase, picture by picture, each measured when it is asked for."""
+        for place in range(min(TIMED, len(split))):
+            yield self.times(model, split.batch(torch.tensor([place])))
 
     def times(self, model: Any, batch: Batch) -> dict[str, float]:
         """Seconds of each phase of detecting: the model's `parts`, `decoding`, `suppression`, and `proposals` where there are any."""

@@ -14,6 +14,7 @@ Shapes: B pictures, R regions of all pictures, n objects of one picture, K class
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -96,7 +97,7 @@ class RegionStages(Detection):
         """`suppression`, and `regions`: those of one picture that hold its objects."""
         return {**super().explain(model, split), "regions": regions_shown(split)}
 
-    def examine(self, model: nn.Module, split: Split) -> dict[str, Any]:
+    def examine(self, model: nn.Module, split: Split) -> Iterator[dict[str, float]]:
         """As of any detector; `proposals` is what the search takes."""
         return with_search(super().examine(model, split), split)
 

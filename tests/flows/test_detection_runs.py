@@ -11,13 +11,14 @@ import torch
 import typer
 from PIL import Image
 
+from benchmarks import detection
 from components.data.prepared import prepare
 from components.data.scenes import Scenes
 from components.errors import ConfigError, DataError, RequestError
 from components.objectives.detection import Detection
 from flows.commands import using
 from flows.commands.using import _in_words
-from flows.comparison import compare
+from flows.comparison import compare, in_turns
 from flows.config.build import validate
 from flows.config.compose import compose
 from flows.lab.settings import Settings
@@ -228,7 +229,21 @@ def test_a_logged_detector_gives_rows(detector):
     assert (rows[..., 4] >= rows[..., 2]).all()
 
 
-def test_detectors_of_two_kinds_are_compared(tmp_path):
+def test_runs_take_turns_at_each_example():
+    said = []
+
+    class Examining:
+        def examine(self, model, split):
+            for place in range(split):
+                said.append(model + str(place))
+                yield model.upper() + str(place)
+
+    runs = {name: (SimpleNamespace(objective=Examining(), model=name), 3) for name in "ab"} | {"c": (SimpleNamespace(objective=None), 3)}
+    assert in_turns(runs) == {"a": ["A0", "A1", "A2"], "b": ["B0", "B1", "B2"], "c": []}
+    assert said == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_detectors_of_two_kinds_are_compared(tmp_path, monkeypatch):
     settings = Settings(tmp_path / "lab")
     prepared = prepare(Scenes(train=6, validation=2, test=3), settings.data, None)
     folders = []
@@ -241,6 +256,15 @@ def test_detectors_of_two_kinds_are_compared(tmp_path):
     (above, below) = figures["times"].axes
     assert above.get_ylabel() == "mAP at IoU 0.5"
     assert {text.get_text() for text in below.get_yticklabels()} == {"ssd_scenes", "yolo_scenes"}
+    monkeypatch.setattr("flows.runs.find", lambda name, _: tmp_path / name)
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "lab"))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in detection.table_of_runs(["ssd_scenes", "yolo_scenes"]).splitlines()
+    ]
+    assert [row[0] for row in rows[2:]] == ["ssd_scenes", "yolo_scenes"]
+    for row in rows[2:]:
+        low, high = map(float, row[4].split("…"))
+        assert 0 < low <= float(row[3]) <= high
     with_regions = json.loads((folders[1] / "model" / "data.json").read_text()) | {"name": "scenes_regions"}
     (folders[1] / "model" / "data.json").write_text(json.dumps(with_regions))
     assert set(compare(folders, settings)[0]) == set(metrics), "the same pictures, whatever comes with them"
@@ -274,7 +298,7 @@ def own(folder, kind, pictures, names):
 )
 def test_what_is_true_of_other_pictures_of_ones_own_is_not_compared(other, names, tmp_path, monkeypatch):
     monkeypatch.setattr("flows.comparison.prepare_data", lambda *_: SimpleNamespace(splits={"test": range(0)}))
-    monkeypatch.setattr(Detection, "examine", lambda *_: {"times": {"features": 1.0}})
+    monkeypatch.setattr(Detection, "examine", lambda *_: iter([{"features": 1.0}]))
     first = own(tmp_path / "first", "voc", "mine", ["ant"])
     assert len(compare([first, own(tmp_path / "again", "voc", "mine", ["ant"])], Settings(tmp_path))[0]) == 2
     second = own(tmp_path / "second", "voc", other, names)

@@ -95,7 +95,7 @@ class Searched:
 
 
 def test_the_search_is_part_of_the_time():
-    times = GivenRegions(classes=2, class_names=["a", "b"]).examine(small().eval(), Searched())["times"]
+    times = next(GivenRegions(classes=2, class_names=["a", "b"]).examine(small().eval(), Searched()))
     assert times.keys() == {"proposals", "features", "heads", "decoding", "suppression"}
     assert times["proposals"] >= 0.03
     assert times["features"] > 0

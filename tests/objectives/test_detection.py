@@ -144,7 +144,10 @@ def test_wrong_arguments(wrong, message):
         Told(**{"classes": 2, "class_names": ["a", "b"], "small": 8, "large": 20} | wrong)
 
 
-@pytest.mark.parametrize(("answers_above", "title", "before", "after"), [(0.5, "2 of 3 above 0.5", 3, 2), (0.95, "1 of 2 above 0.6", 2, 1)])
+@pytest.mark.parametrize(
+    ("answers_above", "title", "before", "after"),
+    [(0.5, "2 of 3 boxes above 0.5 for 2 objects", 3, 2), (0.95, "1 of 2 boxes above 0.6 for 2 objects", 2, 1)],
+)
 def test_suppression_is_shown_also_where_nothing_is_probable(answers_above, title, before, after):
     figure = replace(OBJECTIVE, answer_threshold=answers_above).explain(Model(), Split())["suppression"]
     assert figure.get_suptitle() == f"Non-maximum suppression leaves {title}"
