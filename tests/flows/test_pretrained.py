@@ -244,6 +244,11 @@ def test_overrides_reach_the_stages_before_where_these_have_to_agree(settings: S
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
+        (
+            "data=scenes data.of.train=20",
+            r"data\.of: no such key \(allowed: .*\); RegionStages looks at regions .* choose data=scenes_regions",
+        ),
+        ("data=scenes data.odd=20", r"data\.odd: no such key \(allowed: [^()]*\)$"),
         ("data.of.train=none", "data.of.train: 'none' is not allowed"),
         ("data.train=40", r"data\.train: no such key \(allowed: of, search; did you mean data\.of\.train\?\)"),
         ("trainer.epochs=-1", "trainer.epochs: -1 is out of range"),
@@ -253,7 +258,7 @@ def test_overrides_reach_the_stages_before_where_these_have_to_agree(settings: S
 )
 def test_overrides_are_judged_before_the_stages_are_trained(settings: Settings, wrong: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        pretraining.needed(["experiment=rcnn_scenes", wrong], settings)
+        pretraining.needed(["experiment=rcnn_scenes", *wrong.split()], settings)
 
 
 def test_an_experiment_of_another_task_is_no_stage_before(settings: Settings) -> None:
