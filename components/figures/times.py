@@ -91,7 +91,7 @@ def verdict(times: Mapping[str, Spent], precision: Mapping[str, float]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c", "a and 3 others"."""
+    """One name, `a and b`, `a, b and c`, or `a and 3 others`."""
     if len(names) > NAMED:
         return f"{names[0]} and {len(names) - 1} others"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

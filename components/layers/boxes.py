@@ -130,8 +130,8 @@ def detections(
 ) -> Detections:
     """Class-wise non-maximum suppression: of the candidates of one picture, what is said to be there.
 
-    Class by class: scores ≤ `score_threshold` are dropped, of the others the `candidates` most probable go on, and `suppress` leaves
-    one for each object. Then the `limit` most probable of all classes are kept.
+    Class by class: scores ≤ `score_threshold` are dropped, of the others the `candidates` most probable go on, and `suppress` drops
+    those that overlap a more probable one. Then the `limit` most probable of all classes are kept.
 
     Args:
         boxes: (R, 4), one for all classes, or (R, K, 4), one for each class.

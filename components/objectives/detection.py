@@ -212,17 +212,17 @@ class Detection(ABC):
             ((boxes, scores),) = self.candidates(model, batch)
         kept = self.suppressed(boxes, scores, batch)
         picture: Any = split
-        score, label = scores.max(dim=1)
         threshold = self.answer_threshold
-        if not bool((score > threshold).any()):  # then the likeliest, so that there is something to see
-            threshold = float(score.topk(min(LIKELIEST, len(score))).values[-1])
-        likely = score > threshold
-        before = boxes if boxes.ndim == 2 else boxes[torch.arange(len(boxes)), label]
+        if not bool((scores > threshold).any()):  # then the likeliest, so that there is something to see
+            likeliest = scores.max(dim=1).values
+            threshold = float(likeliest.topk(min(LIKELIEST, len(likeliest))).values[-1])
+        place, label = (scores > threshold).nonzero(as_tuple=True)  # one of two likely classes is two boxes, as suppression sees it
+        before = boxes[place] if boxes.ndim == 2 else boxes[place, label]
         after = kept.scores > threshold
         return {
             "suppression": suppression_figure(
                 picture.picture(int(batch["index"][0])),
-                before=Detections(before[likely], score[likely], label[likely]),
+                before=Detections(before, scores[place, label], label),
                 after=Detections(kept.boxes[after], kept.scores[after], kept.labels[after]),
                 objects=len(batch["labels"][0]),
                 class_names=self.class_names,

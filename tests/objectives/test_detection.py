@@ -152,3 +152,13 @@ def test_suppression_is_shown_also_where_nothing_is_probable(answers_above, titl
     figure = replace(OBJECTIVE, answer_threshold=answers_above).explain(Model(), Split())["suppression"]
     assert figure.get_suptitle() == f"Non-maximum suppression leaves {title}"
     assert [len(axes.patches) for axes in figure.axes] == [before, after]
+
+
+def test_a_box_of_two_likely_classes_is_two_boxes_before_and_after_suppression():
+    class Torn(Model):
+        def candidates(self, inputs):
+            return [(torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), torch.tensor([[0.9, 0.7], [0.8, 0.0]]))]
+
+    figure = OBJECTIVE.explain(Torn(), Split())["suppression"]
+    assert figure.get_suptitle() == "Non-maximum suppression leaves 2 of 3 boxes above 0.5 for 2 objects"
+    assert [len(axes.patches) for axes in figure.axes] == [3, 2]
