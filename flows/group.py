@@ -24,7 +24,7 @@ from typing import Any
 
 from components.errors import DataError, Interrupted, LabError, RequestError, RunError
 from components.training.settings import Trainer
-from flows.child import Voice
+from flows.child import Voice, interrupting
 from flows.config.build import build
 from flows.lab.servers import count_gpus
 from flows.lab.settings import Settings
@@ -95,7 +95,8 @@ def _launch(
 
     from components.training import elastic
 
-    prepare_data(config, settings, tell=tell)  # once, before several processes ask for it
+    with interrupting(stopping):
+        prepare_data(config, settings, tell=tell)  # once, before several processes ask for it
     context = multiprocessing.get_context("spawn")
     heard, channel = context.Pipe(duplex=False)
     stop = context.RawValue("b", 0)  # no lock that a killed process could take with it

@@ -49,6 +49,8 @@ def launch(
         RunError: processes die again and again, or the other machines do not come.
         SignalException: the signal ABORT came.
     """
+    # By default one store serves all attempts, and a process that was started again finds there where a dead one listened.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
