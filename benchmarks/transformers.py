@@ -265,6 +265,7 @@ def writers(kind: str, shape: Shape, beams: int, *, compiled: bool = False) -> t
     """Greedy or beam generation by both sides: `written` tokens each, whatever they are; each side's step `compiled` for growing caches."""
     model, reference = ours(kind, shape).eval(), theirs(kind, shape).eval()
     if compiled:
+        torch._dynamo.config.recompile_limit = 64  # type: ignore[attr-defined]  # a program for each length, where a side's cache needs one
         for side, name in ((model, "step"), (reference, "forward")):
             setattr(side, name, torch.compile(getattr(side, name), dynamic=True))
     prompt = data(shape)[0][:, : shape.prompt]
