@@ -160,8 +160,8 @@ def test_a_worker_with_other_code_refuses_and_the_run_says_so_in_one_line(team: 
         shutil.copytree(root / part, tmp_path / "code" / part, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "code/components/optimizers.py").open("a") as file:
         file.write("# older\n")
+    team.ask("/work_pools/", {"name": "other", "type": "process"})
     team.worker("old", "--pool", "other", PYTHONPATH=str(tmp_path / "code"))
-    until(lambda: [pool for pool in team.ask("/work_pools/filter", {}) if pool["name"] == "other"], SECONDS)
     deployed = team.ask("/deployments/name/train/train")
     kept = ("flow_id", "entrypoint", "path", "pull_steps", "job_variables", "parameter_openapi_schema")
     body = {**{key: deployed[key] for key in kept}, "name": "other", "work_pool_name": "other"}
