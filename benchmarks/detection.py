@@ -11,7 +11,6 @@ precision and milliseconds a picture, proposals, features, heads and suppression
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import Row, machine, ratio
+from benchmarks.report import Row, highest_memory, machine, ratio
 from benchmarks.two_stages import our_faster_rcnn, torchvisions_faster_rcnn
 from components.layers.convolutions import VGG16
 from components.models.ssd import SSD
@@ -127,7 +126,7 @@ def peak_of(name: str, place: int, batch: int) -> None:
     """Do one training step and print this process's peak memory in MB."""
     train, _ = PAIRED[name][place](batch)
     train()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(highest_memory() / 1024)
 
 
 def measure(*, pairs: int = PAIRS, batch: int = 4, names: tuple[str, ...] = tuple(PAIRED)) -> list[Row]:

@@ -97,3 +97,9 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def highest_memory() -> int:
+    """Kilobytes of memory that this process has had at most; the system's `ru_maxrss` begins with what the parent had."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])

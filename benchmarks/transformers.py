@@ -20,14 +20,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.report import Row, ratio
+from benchmarks.report import Row, highest_memory, ratio
 from components.decoding import beam_search, greedy
 from components.models.bart import Bart
 from components.models.bert import Bert
@@ -311,19 +310,13 @@ def peak(side: str, kind: str, shape: Shape) -> float:
 def _peak_here(side: str, kind: str, shape: Shape) -> float:
     if side == "theirs":
         theirs(kind, Shape(8, 4, 1, 1, 1, 2, 1, 1))  # what importing it takes is not counted
-    before = _highest()
+    before = highest_memory()
     model = ours(kind, shape) if side == "ours" else theirs(kind, shape)
     loss = our_loss(kind, model, shape) if side == "ours" else their_loss(kind, model, shape)
     run = step(loss, AdamW(learning_rate=1e-5).build(model), list(model.parameters()))
     for _ in range(5):
         run()
-    return (_highest() - before) / 1024
-
-
-def _highest() -> int:
-    """Kilobytes of memory that this process has had at most; the system's `ru_maxrss` begins with what the parent had."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return (highest_memory() - before) / 1024
 
 
 def _nano_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

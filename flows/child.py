@@ -161,39 +161,39 @@ class Stop(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._interrupting = 0
+        self._interruption: str | None = None
 
     def __call__(self) -> bool:
         """Whether it is time to stop."""
         return self.is_set()
 
     @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
+    def interrupting(self, message: str) -> Iterator[None]:
         """While the context is open, in the main thread, work that may be broken off anywhere is: Interrupted is raised in it."""
-        self._interrupting += 1
+        self._interruption = message
         try:
             if self.is_set():
                 self.signalled()
             yield
         finally:
-            self._interrupting -= 1
+            self._interruption = None
 
     def signalled(self, *_: object) -> None:
         """The handler of a signal: it is time to stop."""
         self.set()
-        if self._interrupting:
-            raise Interrupted("stopped before the training began")
+        if self._interruption is not None:
+            raise Interrupted(self._interruption)
 
     def told(self) -> None:
         """The same from another thread."""
         self.set()
-        if self._interrupting:
+        if self._interruption is not None:
             os.kill(os.getpid(), signal.SIGINT)  # Python's handlers run in the main thread
 
 
 def interrupting(stopping: Callable[[], bool]) -> contextlib.AbstractContextManager[None]:
     """`Stop.interrupting` where `stopping` is one; elsewhere the work goes on until it asks."""
-    return stopping.interrupting() if isinstance(stopping, Stop) else contextlib.nullcontext()
+    return stopping.interrupting("stopped before the training began") if isinstance(stopping, Stop) else contextlib.nullcontext()
 
 
 def listen() -> tuple[dict[str, Any], Stop]:

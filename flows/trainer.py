@@ -41,7 +41,7 @@ def _run(request: dict[str, Any], tell: Voice, stop: Stop) -> None:
         config = judge(request["config"] if "config" in request else compose(request["overrides"]))
         if full := limits.warning(settings):
             tell({"kind": "warning", "message": full})
-        with stop.interrupting():
+        with stop.interrupting("stopped before the run began"):
             acceptance.refuse(config, settings, tell=tell)
         folder = experiment.create(config, settings, request.get("run"))
     else:

@@ -133,7 +133,7 @@ def _train_this(output: Output, request: dict[str, Any], settings: Settings, *, 
                 return trained
             except UntrainedError:
                 if session.training.stop_asked:
-                    raise Interrupted("stopped before the training began") from None
+                    raise Interrupted("stopped before the run began") from None
                 raise
             except (Interrupted, TrainerDied) as error:
                 if not session.training.config:

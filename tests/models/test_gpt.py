@@ -158,8 +158,9 @@ def test_a_continuation_past_the_context_is_drawn_from_what_the_whole_model_says
     assert len(set(ids[2:])) > 2
 
 
-def test_there_is_no_picture_of_what_is_not_recurrent():
-    assert LanguageModelling().explain(gpt(), StreamSplit(torch.arange(5, dtype=torch.int32), torch.arange(1, 6), block=4)) == {}
+def test_what_is_not_recurrent_and_has_no_words_shows_its_loss_alone():
+    drawn = LanguageModelling().explain(gpt(), StreamSplit(torch.arange(5, dtype=torch.int32), torch.arange(1, 6), block=4))
+    assert drawn.keys() == {"loss_by_position"}
 
 
 def test_overfits_one_batch():
