@@ -181,8 +181,9 @@ class Stop(threading.Event):
     def signalled(self, *_: object) -> None:
         """The handler of a signal: it is time to stop."""
         self.set()
-        if self._interruption is not None:
-            raise Interrupted(self._interruption)
+        if (message := self._interruption) is not None:
+            self._interruption = None  # another signal lets it clean up
+            raise Interrupted(message)
 
     def told(self) -> None:
         """The same from another thread."""

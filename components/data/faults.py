@@ -10,6 +10,8 @@ SHOWN = 20
 """Faults that a message spells out."""
 ALIKE = 3
 """Lines with the same fault that are told of together: a column's name that is wrong in the request is wrong in every line."""
+PLACE = re.compile(r"line [\d,]+")
+"""What a fault of a line begins with."""
 
 
 class FaultList:
@@ -45,10 +47,10 @@ class FaultList:
         said = list[str]()
         for fault in self.found:
             same = alike[_what(fault)]
-            if len(same) < ALIKE:
+            if len(same) < ALIKE or not PLACE.match(fault):
                 said.append(fault)
             elif fault is same[0]:
-                said.append(f"{fault} (the same in lines {_listed([other.split()[1].rstrip(':') for other in same[1:]])})")
+                said.append(f"{fault} (the same in lines {_listed([other.split()[1].rstrip(':,') for other in same[1:]])})")
         more = [f"and {len(said) - SHOWN:,} more"] if len(said) > SHOWN else []
         count = f"{len(self.found):,} faults: " if len(self.found) > 1 else ""
         raise DataError(f"{self.file}: {count}{'; '.join([*said[:SHOWN], *more])}")
@@ -56,7 +58,7 @@ class FaultList:
 
 def _what(fault: str) -> str:
     """A fault without the number of its line; as it is where it names no line."""
-    return re.sub(r"^line [\d,]+", "line", fault)
+    return fault[place.end() :] if (place := PLACE.match(fault)) else fault
 
 
 def _listed(numbers: Sequence[str]) -> str:

@@ -167,7 +167,7 @@ class Engine:
         for secret in said.get("secrets", []):
             source, target = (secret, secret) if isinstance(secret, str) else (secret["source"], secret["target"])
             mounts.append((self.folder / self.compose["secrets"][source]["file"], f"/run/secrets/{target}"))
-        given = {key: self.filled(str(value)) for key, value in _merged(said.get("environment") or {}).items()}
+        given = {key: self.filled(str(value)) for key, value in said.get("environment", {}).items()}
         own = ["sh", "-c", POSTGRES_IMAGE] if name == "postgres" else [*rights(who), *map(self.filled, command or said["command"])]
         stage = self.folder / "stages" / name
         stage.mkdir(parents=True, exist_ok=True)
@@ -222,12 +222,6 @@ class Engine:
         """Stop all, the last that came first; returns exit codes."""
         seconds = {name: float(str(self.compose["services"][name].get("stop_grace_period", "10s")).rstrip("s")) for name in self.services}
         return {name: service.stop(seconds[name]) for name, service in reversed(self.services.items())}
-
-
-def _merged(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """YAML's `<<` is gone after loading where it names one mapping; a list of them stays a key for some loaders."""
-    assert "<<" not in environment
-    return dict(environment)
 
 
 @contextmanager
